@@ -1,0 +1,220 @@
+"""Who may call what: policies that are values and answer, and one pure judgement for every call.
+
+An empty policy is invalid: nothing is open by accident. What is open on purpose is called Unsafe.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from handfast.certificates import Leaf
+from handfast.errors import Invalid
+from handfast.identity import SpiffeId, TrustDomain
+from handfast.revocation import Freshness, FreshnessPolicy, Revocations
+
+__all__ = [
+    "AccessPolicy",
+    "AllOf",
+    "Allow",
+    "AnyOf",
+    "InTrustDomain",
+    "UnsafeAnyIdentity",
+    "Verdict",
+    "all_of",
+    "allow",
+    "any_of",
+    "in_trust_domain",
+    "judge",
+    "judge_credentials",
+]
+
+
+class AccessPolicy(Protocol):
+    """Answers whether a proven identity may call a method (``/package.Service/Method``).
+
+    ``permits`` must be pure, fast and total: it is asked on every call and must not raise.
+    """
+
+    def permits(self, caller: SpiffeId, method: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Identities (exact, or ``*`` patterns that stop at no slash) and, optionally, the methods they may call."""
+
+    identities: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.identities:
+            raise Invalid("allow() names no identity", reason="EMPTY_POLICY", hint="an empty policy is invalid, not open")
+        for identity in self.identities:
+            _identity_pattern(identity)
+        for method in self.methods:
+            if not method.startswith("/") or len(method.split("/")) != 3:
+                raise Invalid(
+                    f"method {method!r} is not of the form /package.Service/Method",
+                    reason="INVALID_POLICY",
+                    hint="a star may stand for the method or within it: /shop.v1.Orders/*",
+                )
+
+    def permits(self, caller: SpiffeId, method: str) -> bool:
+        return _permits(self, caller, method)
+
+
+@functools.lru_cache(maxsize=8192)
+def _permits(policy: Allow, caller: SpiffeId, method: str) -> bool:
+    text = str(caller)
+    if not any(_identity_pattern(identity).fullmatch(text) for identity in policy.identities):
+        return False
+    return not policy.methods or any(fnmatch.fnmatchcase(method, pattern) for pattern in policy.methods)
+
+
+@functools.lru_cache(maxsize=4096)
+def _identity_pattern(text: str) -> re.Pattern[str]:
+    """The trust domain must stand in full; a star stands for any run of characters of the path."""
+    domain, _, path = text.removeprefix("spiffe://").partition("/")
+    if "*" in domain or "?" in path or "[" in path:
+        raise Invalid(f"identity pattern {text!r}: only * in the path is a wildcard", reason="INVALID_POLICY")
+    SpiffeId.parse(text.replace("*", "x"))
+    return re.compile("[A-Za-z0-9._/-]*".join(re.escape(part) for part in text.split("*")))
+
+
+@dataclass(frozen=True, slots=True)
+class InTrustDomain:
+    """Every identity of one trust domain."""
+
+    trust_domain: TrustDomain
+
+    def permits(self, caller: SpiffeId, method: str) -> bool:
+        return caller.trust_domain == self.trust_domain
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """One of the policies is enough."""
+
+    policies: tuple[AccessPolicy, ...]
+
+    def __post_init__(self) -> None:
+        _refuse_empty("any_of", self.policies)
+
+    def permits(self, caller: SpiffeId, method: str) -> bool:
+        return any(policy.permits(caller, method) for policy in self.policies)
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Every one of the policies must agree."""
+
+    policies: tuple[AccessPolicy, ...]
+
+    def __post_init__(self) -> None:
+        _refuse_empty("all_of", self.policies)
+
+    def permits(self, caller: SpiffeId, method: str) -> bool:
+        return all(policy.permits(caller, method) for policy in self.policies)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsafeAnyIdentity:
+    """Whoever has a valid certificate of the trust bundle, for any method. Its name says what it is."""
+
+    def permits(self, caller: SpiffeId, method: str) -> bool:
+        return True
+
+
+def _refuse_empty(name: str, policies: Sequence[AccessPolicy]) -> None:
+    if not policies:
+        raise Invalid(f"{name}() holds no policy", reason="EMPTY_POLICY", hint="an empty policy is invalid, not open")
+
+
+def allow(*identities: str | SpiffeId, methods: Sequence[str] = ()) -> Allow:
+    """
+    >>> policy = allow("spiffe://prod.example/web", methods=["/shop.v1.Orders/*"])
+    >>> policy.permits(SpiffeId.parse("spiffe://prod.example/web"), "/shop.v1.Orders/Place")
+    True
+    >>> policy.permits(SpiffeId.parse("spiffe://prod.example/other"), "/shop.v1.Orders/Place")
+    False
+    """
+    return Allow(tuple(str(identity) for identity in identities), tuple(methods))
+
+
+def in_trust_domain(name: str | TrustDomain) -> InTrustDomain:
+    return InTrustDomain(name if isinstance(name, TrustDomain) else TrustDomain(name))
+
+
+def any_of(*policies: AccessPolicy) -> AnyOf:
+    return AnyOf(policies)
+
+
+def all_of(*policies: AccessPolicy) -> AllOf:
+    return AllOf(policies)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one call. ``authenticated`` tells a bad proof from a good proof without permission."""
+
+    allowed: bool
+    reason: str = "OK"
+    message: str = ""
+    authenticated: bool = True
+
+
+OK = Verdict(True)
+
+
+def judge_credentials(
+    peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy
+) -> Verdict:
+    """Is this peer's certificate good now? The path to a root was proved by the handshake, and is not judged again.
+
+    1. not expired, 2. not revoked, 3. the revocations are worth something (threats, 2.3): strict, so that a list
+    past its nextUpdate, or none, refuses.
+    """
+    if now > peer.validity.not_after:
+        return _unauthenticated("EXPIRED", f"the certificate of {peer} expired at {peer.validity.not_after:%Y-%m-%dT%H:%M:%SZ}")
+    if now < peer.validity.not_before:
+        return _unauthenticated("NOT_YET_VALID", f"the certificate of {peer} is not valid yet")
+    if revocations.revoked(peer.issuer_key_id, peer.serial):
+        return _unauthenticated("REVOKED", f"the certificate of {peer} is revoked")
+    state = revocations.freshness(peer.issuer_key_id, now, freshness)
+    if state is Freshness.EXPIRED:
+        return _unauthenticated("STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate")
+    if state is Freshness.UNKNOWN:
+        return _unauthenticated("UNKNOWN_REVOCATIONS", f"there is no revocation list for the issuer of {peer}")
+    return OK
+
+
+def judge(
+    peer: Leaf,
+    method: str,
+    *,
+    policy: AccessPolicy,
+    trust_domain: TrustDomain,
+    revocations: Revocations,
+    now: datetime,
+    freshness: FreshnessPolicy,
+) -> Verdict:
+    """The whole judgement of one call: credentials, trust domain, then permission."""
+    verdict = judge_credentials(peer, revocations, now, freshness)
+    if not verdict.allowed:
+        return verdict
+    if peer.spiffe_id.trust_domain != trust_domain:
+        return _unauthenticated(
+            "FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}"
+        )
+    if not policy.permits(peer.spiffe_id, method):
+        return Verdict(False, "NOT_ALLOWED", f"{peer.spiffe_id} may not call {method}")
+    return OK
+
+
+def _unauthenticated(reason: str, message: str) -> Verdict:
+    return Verdict(False, reason, message, authenticated=False)

@@ -1,0 +1,76 @@
+"""``handfast crl``: the CA's revocation lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from handfast.cli.output import Column, emit, note, output_option, shown_time
+from handfast.cli.trust import trust_update
+
+__all__ = ["crl"]
+
+COLUMNS = [
+    Column("issuer", "issuer"),
+    Column("number", "number"),
+    Column("this update", "this_update"),
+    Column("next update", "next_update"),
+    Column("revoked", "revoked"),
+]
+
+
+@click.group()
+def crl() -> None:
+    """Revocation lists: one for each issuing CA, signed, with rising numbers."""
+
+
+@crl.command("show")
+@output_option
+@click.pass_context
+def show(ctx: click.Context, output: str) -> None:
+    """Show the present lists."""
+    from cryptography import x509
+
+    lists = [x509.load_der_x509_crl(sent.der) for sent in trust_update(ctx).crls]
+    emit([row(one) for one in lists], COLUMNS, output, name="issuer", empty="the CA has published no list yet")
+
+
+@crl.command("download")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.option("--der", is_flag=True, help="DER instead of PEM; only where there is one list.")
+@click.option("--issuer", default="", metavar="NAME", help="Only the list whose issuer has this text in its name.")
+@click.pass_context
+def download(ctx: click.Context, file: Path | None, der: bool, issuer: str) -> None:
+    """Write the lists to FILE, or to stdout."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from handfast.cli.files import write_result
+
+    lists = [x509.load_der_x509_crl(sent.der) for sent in trust_update(ctx).crls]
+    lists = [one for one in lists if issuer.lower() in one.issuer.rfc4514_string().lower()]
+    if der and len(lists) != 1:
+        raise click.UsageError(f"--der holds one list, and there are {len(lists)}: choose with --issuer")
+    encoding = Encoding.DER if der else Encoding.PEM
+    write_result(file, b"".join(one.public_bytes(encoding) for one in lists))
+    if file:
+        note(f"{len(lists)} list{'s' * (len(lists) != 1)} written to {file}")
+
+
+def row(one: Any) -> dict[str, Any]:
+    """A CRL as the ``json`` output shows it."""
+    from cryptography import x509
+
+    try:
+        number = str(one.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number)
+    except x509.ExtensionNotFound:
+        number = ""
+    return {
+        "issuer": one.issuer.rfc4514_string(),
+        "number": number,
+        "this_update": shown_time(one.last_update_utc),
+        "next_update": shown_time(one.next_update_utc),
+        "revoked": len(one),
+    }

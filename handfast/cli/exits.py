@@ -1,0 +1,65 @@
+"""Exit codes, and the one place where an error becomes lines on stderr.
+
+The voice: ``error:`` in lower case with the value and the bound, every violation on its own line, then ``hint:``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
+
+__all__ = ["Exit", "exit_code", "explain", "leave_on_error"]
+
+
+class Exit(IntEnum):
+    """What scripts may rely on (contract)."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_ALLOWED = 4
+    CONFIGURATION = 78
+    """EX_CONFIG of sysexits.h: a daemon refuses to start with what it was given."""
+
+
+def exit_code(error: HandfastError) -> Exit:
+    """
+    >>> exit_code(Unavailable("the CA cannot be reached"))
+    <Exit.UNREACHABLE: 3>
+    """
+    if isinstance(error, Unavailable):
+        return Exit.UNREACHABLE
+    if isinstance(error, Unauthenticated | Forbidden):
+        return Exit.NOT_ALLOWED
+    return Exit.REFUSED
+
+
+def explain(error: HandfastError) -> str:
+    """The error as a person reads it, with all its reasons and the hint."""
+    lines = [f"error: {error.message}"]
+    if len(error.violations) > 1:
+        lines += [f"  - {violation}" for violation in error.violations]
+    if error.retry_after:
+        lines.append(f"hint: try again in {max(1, round(error.retry_after))} s")
+    if error.hint:
+        lines.append(f"hint: {error.hint}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def leave_on_error() -> Iterator[None]:
+    """Turns what Handfast raises on purpose into a message and an exit code. Everything else is a bug and shows as one."""
+    try:
+        yield
+    except HandfastError as error:
+        print(explain(error), file=sys.stderr)
+        raise SystemExit(exit_code(error)) from error
+    except BrokenPipeError:
+        # The reader of our stdout has gone (`handfast … | head`): nothing is wrong, and nobody is left to tell.
+        sys.stderr.close()
+        raise SystemExit(Exit.DONE) from None

@@ -1,0 +1,103 @@
+"""``handfast``: the group that finds its commands by name and imports only the one that is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points, version
+
+import click
+
+from handfast.cli.exits import leave_on_error
+
+__all__ = ["main", "root"]
+
+# name -> (module:attribute, what it does). The texts stand here so that `handfast --help` imports nothing.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "audit": ("handfast.cli.audit:audit", "Read and verify the CA's audit log."),
+    "bundle": ("handfast.cli.bundle:bundle", "Show or download the trust bundle."),
+    "cert": ("handfast.cli.cert:cert", "Issue, sign, renew, list and show certificates."),
+    "completion": ("handfast.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
+    "crl": ("handfast.cli.crl:crl", "Show or download revocation lists."),
+    "demo": ("handfast.cli.demo:demo", "A whole mesh on this machine: enrol, call, rotate, revoke, refuse."),
+    "doctor": ("handfast.cli.doctor:doctor", "Find what is wrong, and say what to do about it."),
+    "entry": ("handfast.cli.entry:entry", "Who may become whom: add, list, show, remove."),
+    "inspect": ("handfast.cli.inspection:inspect", "Read a certificate, key, CSR, CRL, or what HOST:PORT presents."),
+    "revoke": ("handfast.cli.revoke:revoke", "Revoke a serial or an identity; returns when it is durable."),
+    "status": ("handfast.cli.status:status", "How the CA is: one line for each check."),
+    "token": ("handfast.cli.token:token", "Make join tokens for new workloads."),
+    "verify": ("handfast.cli.verify:verify", "Say whether a chain is good, and if not, why, in words."),
+}
+
+# Commands of the other distributions, in the entry-point group `handfast.commands`.
+ELSEWHERE: dict[str, str] = {
+    "agent": "Run the sidecar that keeps a workload's credentials.",
+    "ca": "Make, run, back up and restore a CA.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is named, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*COMMANDS, *(name for name in ELSEWHERE if _installed(name))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        for entry_point in entry_points(group="handfast.commands", name=cmd_name):
+            loaded: click.Command = entry_point.load()
+            return loaded
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        texts = {name: text for name, (_, text) in COMMANDS.items()} | ELSEWHERE
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, texts[name]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name in ELSEWHERE and not _installed(name):
+            ctx.fail(f"`handfast {name}` comes with the distribution handfast-{name}: pip install handfast-{name}")
+        return super().resolve_command(ctx, args)
+
+
+def _installed(name: str) -> bool:
+    return bool(entry_points(group="handfast.commands", name=name))
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"handfast {version('handfast')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 unreachable, 4 not authenticated or not allowed.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version.")
+@click.option(
+    "--context",
+    "context_file",
+    envvar="HANDFAST_CONTEXT",
+    type=click.Path(dir_okay=False),
+    help="Operator's context: which CA, with which certificate. [default: ~/.config/handfast/context.yaml]",
+)
+@click.pass_context
+def root(ctx: click.Context, context_file: str | None) -> None:
+    """Identities for services: short-lived certificates, mutual TLS, and revocation that bites within a second."""
+    ctx.obj = context_file
+
+
+def main(arguments: list[str] | None = None, *, run: Callable[..., object] = root.main) -> None:
+    """The console script. Raises SystemExit with a code of the contract."""
+    with leave_on_error():
+        run(args=arguments, prog_name="handfast", standalone_mode=True)
+    sys.exit(0)

@@ -1,0 +1,71 @@
+"""A connection to the CA for one command: the operator's certificate, the CA's identity, errors in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from handfast.cli.context import Context, load
+from handfast.errors import HandfastError, Invalid, Unauthenticated
+
+if TYPE_CHECKING:
+    from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
+    from handfast.wire.v1.registry_pb2_grpc import RegistryStub
+
+__all__ = ["TIMEOUT", "authority", "registry"]
+
+TIMEOUT = timedelta(seconds=20).total_seconds()
+"""Longest that one call of the command line waits, in seconds."""
+
+
+@contextmanager
+def registry(ctx: click.Context) -> Iterator[RegistryStub]:
+    """The operators' service. Errors of the CA arrive as :class:`~handfast.errors.HandfastError`."""
+    from handfast.wire.v1.registry_pb2_grpc import RegistryStub
+
+    with _channel(load(ctx.find_root().obj)) as channel:
+        yield RegistryStub(channel)
+
+
+@contextmanager
+def authority(ctx: click.Context) -> Iterator[AuthorityStub]:
+    """The workloads' service, with the operator's certificate."""
+    from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
+
+    with _channel(load(ctx.find_root().obj)) as channel:
+        yield AuthorityStub(channel)
+
+
+@contextmanager
+def _channel(context: Context) -> Iterator[object]:
+    import grpc
+
+    from handfast.rpc.channel import channel
+    from handfast.sources import DirectorySource
+    from handfast.wire.codec import from_rpc_error
+
+    source = _operator_credentials(context, DirectorySource)
+    try:
+        with channel(source, context.authority, server=context.server) as connected:
+            yield connected
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        source.close()
+
+
+def _operator_credentials(context: Context, open_directory: type) -> object:
+    try:
+        return open_directory(context.credentials)
+    except Invalid:
+        raise
+    except HandfastError as error:
+        raise Unauthenticated(
+            f"the operator's credentials in {context.credentials} cannot be used: {error.message}",
+            reason=error.reason,
+            hint="on the CA's machine, `handfast ca operator` issues new ones",
+        ) from error

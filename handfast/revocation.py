@@ -1,0 +1,211 @@
+"""Revocations: signed lists that only move forward, and how fresh they are.
+
+A :class:`RevocationList` exists only when its signature, its issuer and its dates were checked (RFC 5280, 6.3.3).
+:class:`Revocations` is one immutable snapshot of all of them, plus what the CA has announced over its own authenticated
+stream and no list carries yet. Older never replaces newer; lower, equal and expired are different errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+
+from handfast.bundle import TrustBundle
+from handfast.errors import HandfastError, Invalid, Refused
+
+__all__ = ["EMPTY", "Freshness", "FreshnessPolicy", "Reason", "RevocationList", "Revocations"]
+
+_KNOWN_LIST_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
+_KNOWN_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
+CLOCK_SKEW = timedelta(seconds=5)
+"""How far a list's thisUpdate may lie ahead of our clock."""
+
+
+class Reason(StrEnum):
+    """Why a certificate was revoked (RFC 5280, 5.3.1). certificateHold does not exist here: nothing is un-revoked."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "key-compromise"
+    CA_COMPROMISE = "ca-compromise"
+    AFFILIATION_CHANGED = "affiliation-changed"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessation-of-operation"
+    PRIVILEGE_WITHDRAWN = "privilege-withdrawn"
+
+    @property
+    def flag(self) -> x509.ReasonFlags:
+        return x509.ReasonFlags[self.value.replace("-", "_")]
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationList:
+    """One verified CRL. Construct it with :meth:`verify`."""
+
+    issuer_key_id: bytes
+    issuer: str
+    number: int
+    this_update: datetime
+    next_update: datetime
+    serials: frozenset[int] = field(repr=False)
+    der: bytes = field(repr=False)
+
+    @classmethod
+    def verify(cls, der: bytes, bundle: TrustBundle, *, now: datetime) -> RevocationList:
+        """Checks a DER list against the issuers of ``bundle``.
+
+        Raises ``Invalid`` (``CRL_MALFORMED``) or ``Refused`` with ``CRL_FOREIGN_ISSUER``, ``CRL_BAD_SIGNATURE``,
+        ``CRL_UNKNOWN_CRITICAL``, ``CRL_FUTURE``. An expired list is accepted here, since what it revokes stays
+        revoked: :meth:`Revocations.freshness` says what it is worth.
+        """
+        try:
+            crl = x509.load_der_x509_crl(der)
+            return _verify(crl, der, bundle, now)
+        except HandfastError:
+            raise
+        except Exception as error:
+            raise Invalid(f"the CRL cannot be read: {type(error).__name__}", reason="CRL_MALFORMED") from error
+
+    def check_successor(self, newer: RevocationList) -> bool:
+        """True when ``newer`` replaces this list, False when it is the same bytes.
+
+        Raises ``Refused`` with ``CRL_ROLLBACK`` or ``CRL_EQUIVOCATION`` (threat D1).
+        """
+        if newer.der == self.der:
+            return False
+        if newer.number == self.number:
+            raise Refused(f"two different CRLs of {self.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION")
+        if newer.number < self.number or newer.this_update < self.this_update:
+            raise Refused(
+                f"CRL number {newer.number} of {newer.this_update:%Y-%m-%dT%H:%M:%SZ} is older than "
+                f"number {self.number} of {self.this_update:%Y-%m-%dT%H:%M:%SZ}, which was seen before",
+                reason="CRL_ROLLBACK",
+            )
+        return True
+
+    def pem(self) -> bytes:
+        return x509.load_der_x509_crl(self.der).public_bytes(serialization.Encoding.PEM)
+
+
+def _verify(crl: x509.CertificateRevocationList, der: bytes, bundle: TrustBundle, now: datetime) -> RevocationList:
+    extensions = crl.extensions
+    for extension in extensions:
+        if extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS:
+            raise Refused(
+                f"the CRL has an unknown critical extension {extension.oid.dotted_string}", reason="CRL_UNKNOWN_CRITICAL"
+            )
+    key_id = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    number = extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    issuer = bundle.issuer(key_id) if key_id else None
+    if key_id is None or issuer is None or issuer.subject != crl.issuer:
+        raise Refused(
+            f"the CRL of {crl.issuer.rfc4514_string()!r} is of no CA in the bundle of {bundle.trust_domain}",
+            reason="CRL_FOREIGN_ISSUER",
+        )
+    if not issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
+        raise Refused(f"{crl.issuer.rfc4514_string()!r} may not sign CRLs (no cRLSign)", reason="CRL_FOREIGN_ISSUER")
+    if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
+        raise Refused(f"the signature of the CRL of {crl.issuer.rfc4514_string()!r} is wrong", reason="CRL_BAD_SIGNATURE")
+    this_update, next_update = crl.last_update_utc, crl.next_update_utc
+    if next_update is None or next_update <= this_update:
+        raise Invalid("the CRL has no usable nextUpdate (RFC 5280, 5.1.2.5)", reason="CRL_MALFORMED")
+    if this_update > now + CLOCK_SKEW:
+        raise Refused(f"the CRL is of {this_update:%Y-%m-%dT%H:%M:%SZ}, which is in the future", reason="CRL_FUTURE")
+    return RevocationList(
+        issuer_key_id=key_id,
+        issuer=crl.issuer.rfc4514_string(),
+        number=number,
+        this_update=this_update,
+        next_update=next_update,
+        serials=_serials(crl),
+        der=der,
+    )
+
+
+def _serials(crl: x509.CertificateRevocationList) -> frozenset[int]:
+    serials: list[int] = []
+    for entry in crl:
+        for extension in entry.extensions:
+            if extension.critical and extension.oid not in _KNOWN_ENTRY_EXTENSIONS:
+                raise Refused(
+                    f"a CRL entry has an unknown critical extension {extension.oid.dotted_string}",
+                    reason="CRL_UNKNOWN_CRITICAL",
+                )
+        serials.append(entry.serial_number)
+    return frozenset(serials)
+
+
+class Freshness(StrEnum):
+    """What an issuer's list is worth now (threats, 2.3)."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessPolicy:
+    """``refresh``: how often a new list is expected. STALE starts at twice of it, and is served with an alarm.
+
+    There is no setting that accepts a peer without any list, or without bound.
+    """
+
+    refresh: timedelta = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """All that is known about revocations at one moment. Immutable; lookups are O(1)."""
+
+    lists: Mapping[bytes, RevocationList] = field(default_factory=lambda: MappingProxyType({}))
+    announced: frozenset[tuple[bytes, int]] = frozenset()
+
+    def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
+        """Monotone: once true for a certificate, true in every later snapshot until it expired."""
+        known = self.lists.get(issuer_key_id)
+        if known is not None and serial in known.serials:
+            return True
+        return (issuer_key_id, serial) in self.announced
+
+    def freshness(self, issuer_key_id: bytes, now: datetime, policy: FreshnessPolicy = FreshnessPolicy()) -> Freshness:
+        known = self.lists.get(issuer_key_id)
+        if known is None:
+            return Freshness.UNKNOWN
+        if now >= known.next_update:
+            return Freshness.EXPIRED
+        return Freshness.STALE if now - known.this_update > 2 * policy.refresh else Freshness.FRESH
+
+    def with_list(self, newer: RevocationList) -> Revocations:
+        """With ``newer`` in place of the older list of its issuer; raises as :meth:`RevocationList.check_successor`.
+
+        Announcements that the list carries are dropped from ``announced``.
+        """
+        known = self.lists.get(newer.issuer_key_id)
+        if known is not None and not known.check_successor(newer):
+            return self
+        announced = frozenset(
+            (key_id, serial)
+            for key_id, serial in self.announced
+            if key_id != newer.issuer_key_id or serial not in newer.serials
+        )
+        lists = MappingProxyType({**self.lists, newer.issuer_key_id: newer})
+        return replace(self, lists=lists, announced=announced)
+
+    def announce(self, revoked: Iterable[tuple[bytes, int]]) -> Revocations:
+        """With these certificates revoked too, ahead of the list that will carry them."""
+        news = frozenset(pair for pair in revoked if not self.revoked(*pair))
+        return replace(self, announced=self.announced | news) if news else self
+
+    @property
+    def pem(self) -> bytes:
+        return b"".join(known.pem() for known in self.lists.values())
+
+
+EMPTY = Revocations()
