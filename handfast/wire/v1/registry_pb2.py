@@ -24,59 +24,58 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
-from handfast.wire.v1 import trust_pb2 as handfast_dot_wire_dot_v1_dot_trust__pb2
 from handfast.wire.v1 import authority_pb2 as handfast_dot_wire_dot_v1_dot_authority__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/wire/v1/registry.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chandfast/wire/v1/trust.proto\x1a handfast/wire/v1/authority.proto\"\x9c\x02\n\x05\x45ntry\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tdns_names\x18\x02 \x03(\t\x12\x14\n\x0cip_addresses\x18\x03 \x03(\t\x12\x0e\n\x06usages\x18\x04 \x03(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06proofs\x18\x06 \x03(\t\x12\x11\n\tselectors\x18\x07 \x03(\t\x12\x11\n\tallow_rsa\x18\x08 \x01(\x08\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x0f\n\x07version\x18\x0b \x01(\x04\x12\x0f\n\x07\x63omment\x18\x0c \x01(\t\"4\n\x0f\x41\x64\x64\x45ntryRequest\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.handfast.v1.Entry\"R\n\x12ListEntriesRequest\x12\x15\n\ridentity_glob\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListEntriesResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.handfast.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x0fGetEntryRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\'\n\x12RemoveEntryRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\x15\n\x13RemoveEntryResponse\"j\n\x12\x43reateTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x61llowed_cidr\x18\x03 \x01(\t\"g\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\"Z\n\x0bSignRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe1\x02\n\x0b\x43\x65rtificate\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tdns_names\x18\x03 \x03(\t\x12.\n\nnot_before\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x0e\n\x06issuer\x18\x07 \x01(\t\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11revocation_reason\x18\t \x01(\t\x12\x13\n\x0bobtained_by\x18\n \x01(\t\x12\x19\n\x11public_key_sha256\x18\x0b \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x0c \x01(\x0c\x12\x15\n\rissuer_key_id\x18\r \x01(\t\"\x9b\x01\n\x17ListCertificatesRequest\x12\x15\n\ridentity_glob\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x32\n\x0f\x65xpiring_within\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"c\n\x18ListCertificatesResponse\x12.\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x18.handfast.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x15GetCertificateRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\"P\n\rRevokeRequest\x12\x10\n\x06serial\x18\x01 \x01(\tH\x00\x12\x13\n\tspiffe_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x08\n\x06target\"\x90\x01\n\x0eRevokeResponse\x12\x0f\n\x07serials\x18\x01 \x03(\t\x12.\n\nrevoked_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncrl_number\x18\x03 \x01(\t\x12\x17\n\x0f\x61lready_revoked\x18\x04 \x01(\x08\x12\x10\n\x08watchers\x18\x05 \x01(\r\"O\n\x10ListAuditRequest\x12\x14\n\x0cnewest_first\x18\x01 \x01(\x08\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"=\n\x11ListAuditResponse\x12\x0f\n\x07records\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x14\n\x12GetCaStatusRequest\"V\n\nStatusLine\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05level\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xb5\x02\n\x08\x43\x61Status\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x05lines\x18\x03 \x03(\x0b\x32\x17.handfast.v1.StatusLine\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x1a\n\x12valid_certificates\x18\x05 \x01(\x04\x12\x1c\n\x14revoked_certificates\x18\x06 \x01(\x04\x12\x10\n\x08watchers\x18\x07 \x01(\r\x12\x34\n\x10issuer_not_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncrl_number\x18\t \x01(\t\x12\x33\n\x0f\x63rl_next_update\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xc3\x06\n\x08Registry\x12<\n\x08\x41\x64\x64\x45ntry\x12\x1c.handfast.v1.AddEntryRequest\x1a\x12.handfast.v1.Entry\x12P\n\x0bListEntries\x12\x1f.handfast.v1.ListEntriesRequest\x1a .handfast.v1.ListEntriesResponse\x12<\n\x08GetEntry\x12\x1c.handfast.v1.GetEntryRequest\x1a\x12.handfast.v1.Entry\x12P\n\x0bRemoveEntry\x12\x1f.handfast.v1.RemoveEntryRequest\x1a .handfast.v1.RemoveEntryResponse\x12P\n\x0b\x43reateToken\x12\x1f.handfast.v1.CreateTokenRequest\x1a .handfast.v1.CreateTokenResponse\x12@\n\x04Sign\x12\x18.handfast.v1.SignRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12_\n\x10ListCertificates\x12$.handfast.v1.ListCertificatesRequest\x1a%.handfast.v1.ListCertificatesResponse\x12N\n\x0eGetCertificate\x12\".handfast.v1.GetCertificateRequest\x1a\x18.handfast.v1.Certificate\x12\x41\n\x06Revoke\x12\x1a.handfast.v1.RevokeRequest\x1a\x1b.handfast.v1.RevokeResponse\x12J\n\tListAudit\x12\x1d.handfast.v1.ListAuditRequest\x1a\x1e.handfast.v1.ListAuditResponse\x12\x43\n\tGetStatus\x12\x1f.handfast.v1.GetCaStatusRequest\x1a\x15.handfast.v1.CaStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/wire/v1/registry.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a handfast/wire/v1/authority.proto\"\x9c\x02\n\x05\x45ntry\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tdns_names\x18\x02 \x03(\t\x12\x14\n\x0cip_addresses\x18\x03 \x03(\t\x12\x0e\n\x06usages\x18\x04 \x03(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06proofs\x18\x06 \x03(\t\x12\x11\n\tselectors\x18\x07 \x03(\t\x12\x11\n\tallow_rsa\x18\x08 \x01(\x08\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x0f\n\x07version\x18\x0b \x01(\x04\x12\x0f\n\x07\x63omment\x18\x0c \x01(\t\"4\n\x0f\x41\x64\x64\x45ntryRequest\x12!\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x12.handfast.v1.Entry\"R\n\x12ListEntriesRequest\x12\x15\n\ridentity_glob\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListEntriesResponse\x12#\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x12.handfast.v1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x0fGetEntryRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\'\n\x12RemoveEntryRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\"\x15\n\x13RemoveEntryResponse\"j\n\x12\x43reateTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x61llowed_cidr\x18\x03 \x01(\t\"g\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\"Z\n\x0bSignRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe1\x02\n\x0b\x43\x65rtificate\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tdns_names\x18\x03 \x03(\t\x12.\n\nnot_before\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x0e\n\x06issuer\x18\x07 \x01(\t\x12.\n\nrevoked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11revocation_reason\x18\t \x01(\t\x12\x13\n\x0bobtained_by\x18\n \x01(\t\x12\x19\n\x11public_key_sha256\x18\x0b \x01(\t\x12\x0b\n\x03\x64\x65r\x18\x0c \x01(\x0c\x12\x15\n\rissuer_key_id\x18\r \x01(\t\"\x9b\x01\n\x17ListCertificatesRequest\x12\x15\n\ridentity_glob\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x32\n\x0f\x65xpiring_within\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"c\n\x18ListCertificatesResponse\x12.\n\x0c\x63\x65rtificates\x18\x01 \x03(\x0b\x32\x18.handfast.v1.Certificate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x15GetCertificateRequest\x12\x0e\n\x06serial\x18\x01 \x01(\t\"P\n\rRevokeRequest\x12\x10\n\x06serial\x18\x01 \x01(\tH\x00\x12\x13\n\tspiffe_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06reason\x18\x03 \x01(\tB\x08\n\x06target\"\x90\x01\n\x0eRevokeResponse\x12\x0f\n\x07serials\x18\x01 \x03(\t\x12.\n\nrevoked_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncrl_number\x18\x03 \x01(\t\x12\x17\n\x0f\x61lready_revoked\x18\x04 \x01(\x08\x12\x10\n\x08watchers\x18\x05 \x01(\r\"O\n\x10ListAuditRequest\x12\x14\n\x0cnewest_first\x18\x01 \x01(\x08\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"=\n\x11ListAuditResponse\x12\x0f\n\x07records\x18\x01 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x14\n\x12GetCaStatusRequest\"V\n\nStatusLine\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05level\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"\xb5\x02\n\x08\x43\x61Status\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x05lines\x18\x03 \x03(\x0b\x32\x17.handfast.v1.StatusLine\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x1a\n\x12valid_certificates\x18\x05 \x01(\x04\x12\x1c\n\x14revoked_certificates\x18\x06 \x01(\x04\x12\x10\n\x08watchers\x18\x07 \x01(\r\x12\x34\n\x10issuer_not_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncrl_number\x18\t \x01(\t\x12\x33\n\x0f\x63rl_next_update\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xc3\x06\n\x08Registry\x12<\n\x08\x41\x64\x64\x45ntry\x12\x1c.handfast.v1.AddEntryRequest\x1a\x12.handfast.v1.Entry\x12P\n\x0bListEntries\x12\x1f.handfast.v1.ListEntriesRequest\x1a .handfast.v1.ListEntriesResponse\x12<\n\x08GetEntry\x12\x1c.handfast.v1.GetEntryRequest\x1a\x12.handfast.v1.Entry\x12P\n\x0bRemoveEntry\x12\x1f.handfast.v1.RemoveEntryRequest\x1a .handfast.v1.RemoveEntryResponse\x12P\n\x0b\x43reateToken\x12\x1f.handfast.v1.CreateTokenRequest\x1a .handfast.v1.CreateTokenResponse\x12@\n\x04Sign\x12\x18.handfast.v1.SignRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12_\n\x10ListCertificates\x12$.handfast.v1.ListCertificatesRequest\x1a%.handfast.v1.ListCertificatesResponse\x12N\n\x0eGetCertificate\x12\".handfast.v1.GetCertificateRequest\x1a\x18.handfast.v1.Certificate\x12\x41\n\x06Revoke\x12\x1a.handfast.v1.RevokeRequest\x1a\x1b.handfast.v1.RevokeResponse\x12J\n\tListAudit\x12\x1d.handfast.v1.ListAuditRequest\x1a\x1e.handfast.v1.ListAuditResponse\x12\x43\n\tGetStatus\x12\x1f.handfast.v1.GetCaStatusRequest\x1a\x15.handfast.v1.CaStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.wire.v1.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENTRY']._serialized_start=178
-  _globals['_ENTRY']._serialized_end=462
-  _globals['_ADDENTRYREQUEST']._serialized_start=464
-  _globals['_ADDENTRYREQUEST']._serialized_end=516
-  _globals['_LISTENTRIESREQUEST']._serialized_start=518
-  _globals['_LISTENTRIESREQUEST']._serialized_end=600
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=602
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=685
-  _globals['_GETENTRYREQUEST']._serialized_start=687
-  _globals['_GETENTRYREQUEST']._serialized_end=723
-  _globals['_REMOVEENTRYREQUEST']._serialized_start=725
-  _globals['_REMOVEENTRYREQUEST']._serialized_end=764
-  _globals['_REMOVEENTRYRESPONSE']._serialized_start=766
-  _globals['_REMOVEENTRYRESPONSE']._serialized_end=787
-  _globals['_CREATETOKENREQUEST']._serialized_start=789
-  _globals['_CREATETOKENREQUEST']._serialized_end=895
-  _globals['_CREATETOKENRESPONSE']._serialized_start=897
-  _globals['_CREATETOKENRESPONSE']._serialized_end=1000
-  _globals['_SIGNREQUEST']._serialized_start=1002
-  _globals['_SIGNREQUEST']._serialized_end=1092
-  _globals['_CERTIFICATE']._serialized_start=1095
-  _globals['_CERTIFICATE']._serialized_end=1448
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=1451
-  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1606
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1608
-  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1707
-  _globals['_GETCERTIFICATEREQUEST']._serialized_start=1709
-  _globals['_GETCERTIFICATEREQUEST']._serialized_end=1748
-  _globals['_REVOKEREQUEST']._serialized_start=1750
-  _globals['_REVOKEREQUEST']._serialized_end=1830
-  _globals['_REVOKERESPONSE']._serialized_start=1833
-  _globals['_REVOKERESPONSE']._serialized_end=1977
-  _globals['_LISTAUDITREQUEST']._serialized_start=1979
-  _globals['_LISTAUDITREQUEST']._serialized_end=2058
-  _globals['_LISTAUDITRESPONSE']._serialized_start=2060
-  _globals['_LISTAUDITRESPONSE']._serialized_end=2121
-  _globals['_GETCASTATUSREQUEST']._serialized_start=2123
-  _globals['_GETCASTATUSREQUEST']._serialized_end=2143
-  _globals['_STATUSLINE']._serialized_start=2145
-  _globals['_STATUSLINE']._serialized_end=2231
-  _globals['_CASTATUS']._serialized_start=2234
-  _globals['_CASTATUS']._serialized_end=2543
-  _globals['_REGISTRY']._serialized_start=2546
-  _globals['_REGISTRY']._serialized_end=3381
+  _globals['_ENTRY']._serialized_start=148
+  _globals['_ENTRY']._serialized_end=432
+  _globals['_ADDENTRYREQUEST']._serialized_start=434
+  _globals['_ADDENTRYREQUEST']._serialized_end=486
+  _globals['_LISTENTRIESREQUEST']._serialized_start=488
+  _globals['_LISTENTRIESREQUEST']._serialized_end=570
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=572
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=655
+  _globals['_GETENTRYREQUEST']._serialized_start=657
+  _globals['_GETENTRYREQUEST']._serialized_end=693
+  _globals['_REMOVEENTRYREQUEST']._serialized_start=695
+  _globals['_REMOVEENTRYREQUEST']._serialized_end=734
+  _globals['_REMOVEENTRYRESPONSE']._serialized_start=736
+  _globals['_REMOVEENTRYRESPONSE']._serialized_end=757
+  _globals['_CREATETOKENREQUEST']._serialized_start=759
+  _globals['_CREATETOKENREQUEST']._serialized_end=865
+  _globals['_CREATETOKENRESPONSE']._serialized_start=867
+  _globals['_CREATETOKENRESPONSE']._serialized_end=970
+  _globals['_SIGNREQUEST']._serialized_start=972
+  _globals['_SIGNREQUEST']._serialized_end=1062
+  _globals['_CERTIFICATE']._serialized_start=1065
+  _globals['_CERTIFICATE']._serialized_end=1418
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_start=1421
+  _globals['_LISTCERTIFICATESREQUEST']._serialized_end=1576
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_start=1578
+  _globals['_LISTCERTIFICATESRESPONSE']._serialized_end=1677
+  _globals['_GETCERTIFICATEREQUEST']._serialized_start=1679
+  _globals['_GETCERTIFICATEREQUEST']._serialized_end=1718
+  _globals['_REVOKEREQUEST']._serialized_start=1720
+  _globals['_REVOKEREQUEST']._serialized_end=1800
+  _globals['_REVOKERESPONSE']._serialized_start=1803
+  _globals['_REVOKERESPONSE']._serialized_end=1947
+  _globals['_LISTAUDITREQUEST']._serialized_start=1949
+  _globals['_LISTAUDITREQUEST']._serialized_end=2028
+  _globals['_LISTAUDITRESPONSE']._serialized_start=2030
+  _globals['_LISTAUDITRESPONSE']._serialized_end=2091
+  _globals['_GETCASTATUSREQUEST']._serialized_start=2093
+  _globals['_GETCASTATUSREQUEST']._serialized_end=2113
+  _globals['_STATUSLINE']._serialized_start=2115
+  _globals['_STATUSLINE']._serialized_end=2201
+  _globals['_CASTATUS']._serialized_start=2204
+  _globals['_CASTATUS']._serialized_end=2513
+  _globals['_REGISTRY']._serialized_start=2516
+  _globals['_REGISTRY']._serialized_end=3351
 # @@protoc_insertion_point(module_scope)
