@@ -178,6 +178,11 @@ class Registrations(Protocol):
         """``NotFound`` (``NO_ENTRY``) unless the identity has an entry."""
         ...
 
+    async def find_token(self, digest: bytes) -> TokenRecord:
+        """Looks without redeeming: whose request is this? Expired ones are found too. ``Unauthenticated`` (``TOKEN_SPENT``)
+        when it is unknown or spent."""
+        ...
+
 
 class CertificateBook(Protocol):
     """From intention to completed record."""
@@ -204,6 +209,10 @@ class CertificateBook(Protocol):
         the serial is then marked revoked, and the answer must not leave."""
         ...
 
+    async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:
+        """The completed record of this very request, when it is neither revoked nor expired."""
+        ...
+
     async def find(self, serial: int) -> CertificateRecord:
         """``NotFound`` (``NO_CERTIFICATE``)."""
         ...
@@ -216,7 +225,8 @@ class CertificateBook(Protocol):
 
     async def forget_expired(self, *, now: datetime, keep: timedelta) -> int:
         """Removes records that expired more than ``keep`` ago; a revoked one only after a CRL whose thisUpdate lies past its
-        notAfter has carried it (RFC 5280, 3.3). Returns how many."""
+        notAfter has carried it (RFC 5280, 3.3) *and* the latest CRL no longer carries it, so that whoever signs a CRL can still
+        look up why an entry left (threat D4). Returns how many."""
         ...
 
 
@@ -235,7 +245,10 @@ class RevocationBook(Protocol):
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
         """The next number, and ``this_update = max(last + 1 s, now - 30 s)``, never ahead of ``now``
-        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one)."""
+        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one).
+
+        ``entries`` are all revoked serials of the issuer, except those that a recorded CRL with a thisUpdate past their
+        notAfter has carried."""
         ...
 
     async def record_crl(self, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
