@@ -1,0 +1,1 @@
+"""Handfast: identities for services."""
