@@ -7,6 +7,7 @@ stream and no list carries yet. Older never replaces newer; lower, equal and exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -20,10 +21,11 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 from handfast.bundle import TrustBundle
 from handfast.errors import HandfastError, Invalid, Refused
 
-__all__ = ["EMPTY", "Freshness", "FreshnessPolicy", "Reason", "RevocationList", "Revocations"]
+__all__ = ["EMPTY", "Freshness", "FreshnessPolicy", "Reason", "RevocationList", "Revocations", "split_pem"]
 
 _KNOWN_LIST_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
 _KNOWN_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
+_PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 CLOCK_SKEW = timedelta(seconds=5)
 """How far a list's thisUpdate may lie ahead of our clock."""
 
@@ -42,6 +44,17 @@ class Reason(StrEnum):
     @property
     def flag(self) -> x509.ReasonFlags:
         return x509.ReasonFlags[self.value.replace("-", "_")]
+
+
+def split_pem(pem: bytes) -> tuple[bytes, ...]:
+    """The DER of every CRL in a PEM text, in order; an empty text has none. Raises ``Invalid`` (``CRL_MALFORMED``)."""
+    try:
+        blocks = _PEM_LIST.findall(pem)
+        if not blocks and pem.strip():
+            raise ValueError("no PEM block of a CRL")
+        return tuple(x509.load_pem_x509_crl(block).public_bytes(serialization.Encoding.DER) for block in blocks)
+    except ValueError as error:
+        raise Invalid(f"the CRLs cannot be read: {error}", reason="CRL_MALFORMED") from error
 
 
 @dataclass(frozen=True, slots=True)

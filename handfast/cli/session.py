@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from handfast.cli.context import Context, load
+from handfast.credentials import Source
 from handfast.errors import HandfastError, Invalid, Unauthenticated
 
 if TYPE_CHECKING:
+    import grpc
+
     from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
     from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
-__all__ = ["TIMEOUT", "authority", "registry"]
+__all__ = ["TIMEOUT", "authority", "connected", "registry"]
 
 TIMEOUT = timedelta(seconds=20).total_seconds()
 """Longest that one call of the command line waits, in seconds."""
@@ -27,7 +30,7 @@ def registry(ctx: click.Context) -> Iterator[RegistryStub]:
     """The operators' service. Errors of the CA arrive as :class:`~handfast.errors.HandfastError`."""
     from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
-    with _channel(load(ctx.find_root().obj)) as channel:
+    with _as_operator(ctx) as channel:
         yield RegistryStub(channel)
 
 
@@ -36,31 +39,32 @@ def authority(ctx: click.Context) -> Iterator[AuthorityStub]:
     """The workloads' service, with the operator's certificate."""
     from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 
-    with _channel(load(ctx.find_root().obj)) as channel:
+    with _as_operator(ctx) as channel:
         yield AuthorityStub(channel)
 
 
 @contextmanager
-def _channel(context: Context) -> Iterator[object]:
+def connected(source: Source, context: Context) -> Iterator[grpc.Channel]:
+    """A channel to the context's CA with the credentials of ``source``; its errors arrive as ours."""
     import grpc
 
     from handfast.rpc.channel import channel
-    from handfast.sources import DirectorySource
     from handfast.wire.codec import from_rpc_error
 
-    source = _operator_credentials(context, DirectorySource)
     try:
-        with channel(source, context.authority, server=context.server) as connected:
-            yield connected
+        with channel(source, context.authority, server=context.server) as opened:
+            yield opened
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
-    finally:
-        source.close()
 
 
-def _operator_credentials(context: Context, open_directory: type) -> object:
+@contextmanager
+def _as_operator(ctx: click.Context) -> Iterator[grpc.Channel]:
+    from handfast.sources import DirectorySource
+
+    context = load(ctx.find_root().obj)
     try:
-        return open_directory(context.credentials)
+        source = DirectorySource(context.credentials)
     except Invalid:
         raise
     except HandfastError as error:
@@ -69,3 +73,8 @@ def _operator_credentials(context: Context, open_directory: type) -> object:
             reason=error.reason,
             hint="on the CA's machine, `handfast ca operator` issues new ones",
         ) from error
+    try:
+        with connected(source, context) as channel:
+            yield channel
+    finally:
+        source.close()

@@ -1,0 +1,46 @@
+"""Groups of ``√ ‼ ×`` lines: how ``status`` and ``doctor`` say what is well and what is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import click
+
+from handfast.cli.output import colour_wanted
+
+__all__ = ["Check", "Level", "print_checks"]
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+_MARKS = {Level.OK: ("√", "green"), Level.WARNING: ("‼", "yellow"), Level.FAILED: ("×", "red")}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line. ``hint`` says what to do, and stands only where something is to be done."""
+
+    group: str
+    name: str
+    level: Level
+    detail: str = ""
+    hint: str = ""
+
+
+def print_checks(checks: Iterable[Check]) -> None:
+    """In the order given; a heading whenever the group changes."""
+    for group, lines in itertools.groupby(checks, key=lambda check: check.group):
+        print(f"\n{group}")
+        for line in lines:
+            mark, colour = _MARKS[line.level]
+            shown = click.style(mark, fg=colour) if colour_wanted() else mark
+            print(f"  {shown} {line.name}" + (f": {line.detail}" if line.detail else ""))
+            if line.hint and line.level is not Level.OK:
+                print(f"    hint: {line.hint}")

@@ -1,0 +1,138 @@
+"""``handfast verify``: is this chain good, and if not, why, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from handfast.cli.checks import Check, Level, print_checks
+from handfast.cli.files import read_file
+from handfast.cli.output import output_option, print_document, shown_time
+from handfast.errors import HandfastError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from handfast.bundle import TrustBundle
+    from handfast.certificates import Leaf
+    from handfast.revocation import Revocations
+
+__all__ = ["verify"]
+
+_FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option("--bundle", "bundle_file", required=True, type=_FILE, help="Trusted roots, PEM; issuing CAs may stand beside them.")
+@click.option("--crl", "crl_file", type=_FILE, help="Revocation lists, PEM. Without it, revocation is not checked, and it says so.")
+@click.option("--usage", type=click.Choice(["client", "server"]), default="client", show_default=True, help="For which role in TLS.")
+@click.option("--identity", default="", help="The SPIFFE ID that it must have.")
+@click.option("--dns", default="", help="A DNS name that it must have.")
+@output_option
+def verify(file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, output: str) -> None:
+    """Verify the certificate chain in FILE (leaf first) against a trust bundle and revocation lists.
+
+    Exits 0 when all is well, 1 when something is not.
+    """
+    from handfast.clock import SystemClock
+
+    now = SystemClock().now()
+    checks = list(_verify(file, bundle_file, crl_file, usage, identity, dns, now))
+    if output in ("json", "yaml"):
+        print_document([{"check": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks], output)
+    else:
+        print_checks(checks)
+    raise SystemExit(any(check.level is Level.FAILED for check in checks))
+
+
+def _verify(
+    file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, now: datetime
+) -> Iterator[Check]:
+    from handfast.bundle import TrustBundle
+    from handfast.certificates import Leaf, Usage, load_certificates, verify_leaf
+
+    chain = load_certificates(read_file(file))
+    group = str(file)
+    try:
+        leaf = Leaf.of(chain[0])
+    except HandfastError as error:
+        for violation in error.violations or (error,):
+            yield Check(group, "X.509-SVID", Level.FAILED, str(violation), "this is not a leaf that Handfast would issue or accept")
+        return
+    yield Check(group, "X.509-SVID", Level.OK, str(leaf))
+    bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
+    try:
+        path = verify_leaf(leaf, (*chain[1:], *bundle.issuers), bundle.roots, usage=Usage(usage), now=now)
+    except HandfastError as error:
+        yield Check(group, "path", Level.FAILED, error.message, _path_hint(error.reason, chain, bundle))
+    else:
+        names = " ← ".join(one.subject.rfc4514_string() or str(leaf.spiffe_id) for one in path)
+        yield Check(group, "path", Level.OK, names)
+        yield Check(group, "validity", Level.OK, f"until {shown_time(leaf.validity.not_after)}")
+    yield from _verify_names(group, leaf, identity, dns)
+    yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+
+
+def _path_hint(reason: str, chain: tuple[x509.Certificate, ...], bundle: TrustBundle) -> str:
+    if reason == "EXPIRED":
+        return "renew it: `handfast cert renew`, or look why the agent did not: `handfast agent status`"
+    if reason == "NOT_YET_VALID":
+        return "compare the clocks of this machine and of the CA"
+    if reason == "WRONG_USAGE":
+        return "choose --usage, or give its entry the usage: `handfast entry add … --usage client,server`"
+    last = chain[-1]
+    known = {root.subject for root in bundle.roots}
+    if last.issuer not in known:
+        return f"the chain ends at issuer {last.issuer.rfc4514_string()!r}, which is not among the roots given"
+    return "the names fit, so a signature, a constraint or a date along the path does not"
+
+
+def _verify_names(group: str, leaf: Leaf, identity: str, dns: str) -> Iterator[Check]:
+    if identity:
+        good = str(leaf.spiffe_id) == identity
+        yield Check(group, "identity", Level.OK if good else Level.FAILED, f"{leaf.spiffe_id}" + ("" if good else f" is not {identity}"))
+    if dns:
+        good = dns in leaf.dns_names
+        names = ", ".join(leaf.dns_names) or "none"
+        yield Check(group, "DNS name", Level.OK if good else Level.FAILED, dns if good else f"{dns} is not among its names ({names})")
+
+
+def _verify_revocation(
+    group: str, leaf: Leaf, chain: tuple[x509.Certificate, ...], bundle: TrustBundle, crl_file: Path | None, now: datetime
+) -> Iterator[Check]:
+    if crl_file is None:
+        yield Check(group, "revocation", Level.WARNING, "not checked", "give the lists with --crl; `handfast crl download` gets them")
+        return
+    from handfast.bundle import TrustBundle
+    from handfast.revocation import Freshness
+
+    signers = TrustBundle(bundle.trust_domain, bundle.roots, (*bundle.issuers, *chain[1:]))
+    try:
+        known = _load_lists(read_file(crl_file), signers, now)
+    except HandfastError as error:
+        yield Check(group, "revocation", Level.FAILED, error.message, "`handfast crl download` gets the present lists")
+        return
+    state = known.freshness(leaf.issuer_key_id, now)
+    if known.revoked(leaf.issuer_key_id, leaf.serial):
+        yield Check(group, "revocation", Level.FAILED, f"serial {leaf.serial_text} is revoked", "there is no way back: enrol again with a new key")
+    elif state is Freshness.UNKNOWN:
+        yield Check(group, "revocation", Level.FAILED, "no list of its issuer is in the file", "`handfast crl download` gets all of them")
+    elif state is Freshness.EXPIRED:
+        until = shown_time(known.lists[leaf.issuer_key_id].next_update)
+        yield Check(group, "revocation", Level.FAILED, f"the list ended at {until}, and says nothing about now", "`handfast crl download` gets a new one")
+    else:
+        yield Check(group, "revocation", Level.OK, f"not on list number {known.lists[leaf.issuer_key_id].number}")
+
+
+def _load_lists(pem: bytes, signers: TrustBundle, now: datetime) -> Revocations:
+    from handfast.revocation import EMPTY, RevocationList, split_pem
+
+    known = EMPTY
+    for der in split_pem(pem):
+        known = known.with_list(RevocationList.verify(der, signers, now=now))
+    return known
