@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from handfast_ca.ledger import PresentedCertificate, TokenRecord
+
 from handfast.certificates import Leaf
 from handfast.errors import Invalid, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.lifetime import format_duration
-
-from handfast_ca.ledger import PresentedCertificate, TokenRecord
 
 __all__ = [
     "LONGEST_TOKEN_LIFETIME",
@@ -100,9 +100,9 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A later request, over the connection whose handshake proved ``presented_leaf_der``."""
+    """A later request, over the connection whose handshake proved ``presented``."""
 
-    presented_leaf_der: bytes = field(repr=False)
+    presented: Leaf
     csr: bytes = field(repr=False)
     lifetime: timedelta | None = None
     peer_address: str = ""
@@ -147,4 +147,6 @@ def parse_cidr(text: str) -> str:
             return text
     except ValueError:
         pass
-    raise Invalid(f"network {ascii(text[:60])} is not in canonical form", reason="INVALID_CIDR", hint="write it like 10.1.0.0/16")
+    raise Invalid(
+        f"network {text[:60]!a} is not in canonical form", reason="INVALID_CIDR", hint="write it like 10.1.0.0/16"
+    )

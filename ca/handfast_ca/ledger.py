@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from handfast_ca.registration import Entry
+
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
-
-from handfast_ca.registration import Entry
 
 __all__ = [
     "CertificateBook",
@@ -217,7 +217,9 @@ class CertificateBook(Protocol):
         """``NotFound`` (``NO_CERTIFICATE``)."""
         ...
 
-    async def list_certificates(self, wanted: CertificateFilter, *, limit: int = 100, token: str = "") -> Page[CertificateRecord]: ...
+    async def list_certificates(
+        self, wanted: CertificateFilter, *, limit: int = 100, token: str = ""
+    ) -> Page[CertificateRecord]: ...
 
     async def revoke_dangling(self, *, now: datetime) -> Sequence[CertificateRecord]:
         """At start-up: every intention that was never completed becomes revoked, since its certificate may exist."""
@@ -233,12 +235,16 @@ class CertificateBook(Protocol):
 class RevocationBook(Protocol):
     """Revocations and the CRLs that prove them."""
 
-    async def revoke_serial(self, serial: int, reason: Reason, *, now: datetime) -> tuple[tuple[CertificateRecord, ...], bool]:
+    async def revoke_serial(
+        self, serial: int, reason: Reason, *, now: datetime
+    ) -> tuple[tuple[CertificateRecord, ...], bool]:
         """The serial and what was renewed from it; the flag is True when all of it was revoked before (the first
         reason and time stay). KEY_COMPROMISE also blocks the public key. ``NotFound`` (``NO_CERTIFICATE``)."""
         ...
 
-    async def revoke_identity(self, spiffe_id: SpiffeId, reason: Reason, *, now: datetime) -> tuple[tuple[CertificateRecord, ...], bool]:
+    async def revoke_identity(
+        self, spiffe_id: SpiffeId, reason: Reason, *, now: datetime
+    ) -> tuple[tuple[CertificateRecord, ...], bool]:
         """All unexpired serials of the identity, its intentions and its tokens; the entry stays but its ``version`` rises, so that
         nothing in flight commits. ``NotFound`` (``NO_CERTIFICATE``) when there is neither certificate nor entry."""
         ...

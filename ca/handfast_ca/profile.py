@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from handfast_ca.registration import MINIMUM_LIFETIME
+
 from handfast.errors import Invalid, Refused, ViolationsCollector
 from handfast.lifetime import Validity, format_duration
-
-from handfast_ca.registration import MINIMUM_LIFETIME
 
 __all__ = ["LONGEST_BACKDATE", "ONE_SECOND", "Profile"]
 

@@ -76,7 +76,9 @@ def register(
     names = _each(found, "dns_names", dns_names, parse_dns_name)
     addresses = _each(found, "ip_addresses", ip_addresses, parse_ip_address)
     if len(names) + len(addresses) > MAX_NAMES:
-        found.add("dns_names", "TOO_MANY_NAMES", f"{len(names) + len(addresses)} names exceed the maximum of {MAX_NAMES}")
+        found.add(
+            "dns_names", "TOO_MANY_NAMES", f"{len(names) + len(addresses)} names exceed the maximum of {MAX_NAMES}"
+        )
     wanted = lifetime if lifetime is not None else min(timedelta(hours=24), longest)
     if not MINIMUM_LIFETIME <= wanted <= longest:
         found.add(

@@ -1,0 +1,143 @@
+"""Tells every watcher what trust means now: the whole state first, then every change.
+
+Latest wins: a watcher that is slow skips states in between, and never misses the last. What it gets is the difference
+between the last state *it* saw and the present one, so nothing that was skipped is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from handfast.bundle import TrustBundle
+from handfast.revocation import Reason, RevocationList
+
+__all__ = ["Announcement", "Feed", "TrustChange", "TrustState"]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A revocation that is durable, ahead of the CRL that proves it."""
+
+    issuer_key_id: bytes
+    serial: int
+    revoked_at: datetime
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class TrustState:
+    """All that somebody must know to judge a peer. ``crls`` by issuer key identifier, the roots' own among them."""
+
+    bundle: TrustBundle
+    crls: Mapping[bytes, RevocationList] = field(default_factory=lambda: MappingProxyType({}))
+    announced: tuple[Announcement, ...] = ()
+    revision: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    """What changed since the last message of one stream; everything when ``whole``. ``bundle`` None: unchanged."""
+
+    whole: bool
+    revision: int
+    bundle: TrustBundle | None
+    crls: tuple[RevocationList, ...]
+    announced: tuple[Announcement, ...]
+
+    @classmethod
+    def whole_of(cls, state: TrustState) -> TrustChange:
+        return cls(True, state.revision, state.bundle, tuple(state.crls.values()), state.announced)
+
+    @classmethod
+    def between(cls, old: TrustState, new: TrustState) -> TrustChange:
+        """An announcement leaves ``announced`` only with a CRL that carries it, so the difference loses nothing."""
+        known = frozenset(old.announced)
+        return cls(
+            whole=False,
+            revision=new.revision,
+            bundle=None if new.bundle is old.bundle else new.bundle,
+            crls=tuple(crl for key_id, crl in new.crls.items() if old.crls.get(key_id) is not crl),
+            announced=tuple(news for news in new.announced if news not in known),
+        )
+
+
+class Feed:
+    """The present state and those who watch it. Used from one event loop."""
+
+    def __init__(self, state: TrustState) -> None:
+        self._state = state
+        self._changed = asyncio.Event()
+        self._latest: tuple[TrustState, TrustChange] | None = None
+        self._watchers = 0
+
+    @property
+    def state(self) -> TrustState:
+        return self._state
+
+    @property
+    def watchers(self) -> int:
+        return self._watchers
+
+    def announce(self, news: Iterable[Announcement]) -> None:
+        """Tells of revocations at once. Those that are known already change nothing."""
+        state = self._state
+        fresh = tuple(
+            one
+            for one in news
+            if one not in state.announced and not _carried(state.crls.get(one.issuer_key_id), one.serial)
+        )
+        if fresh:
+            self._become(replace(state, announced=state.announced + fresh))
+
+    def publish(self, crl: RevocationList) -> None:
+        """A newer CRL takes the older one's place, and the announcements that it proves go."""
+        known = self._state.crls.get(crl.issuer_key_id)
+        if known is not None and not known.check_successor(crl):
+            return
+        announced = tuple(
+            news
+            for news in self._state.announced
+            if news.issuer_key_id != crl.issuer_key_id or news.serial not in crl.serials
+        )
+        crls = MappingProxyType({**self._state.crls, crl.issuer_key_id: crl})
+        self._become(replace(self._state, crls=crls, announced=announced))
+
+    def replace_bundle(self, bundle: TrustBundle) -> None:
+        """Raises ``Refused`` when the bundle is not a successor of the present one."""
+        if self._state.bundle.check_successor(bundle):
+            self._become(replace(self._state, bundle=bundle))
+
+    def _become(self, state: TrustState) -> None:
+        self._state = replace(state, revision=self._state.revision + 1)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def watch(self) -> AsyncIterator[TrustChange]:
+        """The whole state, then changes, until the reader closes it.
+
+        Readers that are equally far get the same object, so that whoever encodes it needs to do so once.
+        """
+        self._watchers += 1
+        try:
+            seen = self._state
+            yield TrustChange.whole_of(seen)
+            while True:
+                while self._state is seen:
+                    await self._changed.wait()
+                old, seen = seen, self._state
+                yield self._between(old, seen)
+        finally:
+            self._watchers -= 1
+
+    def _between(self, old: TrustState, new: TrustState) -> TrustChange:
+        if self._latest is None or self._latest[0] is not old or self._latest[1].revision != new.revision:
+            self._latest = (old, TrustChange.between(old, new))
+        return self._latest[1]
+
+
+def _carried(crl: RevocationList | None, serial: int) -> bool:
+    return crl is not None and serial in crl.serials
