@@ -1,7 +1,7 @@
 """Decides whether a request gets a certificate, and what that certificate says. Pure.
 
-The certificate is built from the registration entry. From the request we take only the public key; a name in it that the
-entry does not give is an error, never dropped and never merged (threat A0). All reasons are reported at once.
+The certificate is built from the registration entry. From the request we take only the public key; a name in it that
+the entry does not give is an error, never dropped and never merged (threat A0). All reasons are reported at once.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from handfast_ca.profile import Profile
-from handfast_ca.registration import MINIMUM_LIFETIME, Entry, Proof
-
 from handfast.certificates import Usage
 from handfast.csr import CertificateRequest
 from handfast.errors import Refused, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId
 from handfast.keys import DEFAULT_LEAF_KEYS, LEAF_KEYS_WITH_RSA, KeyPolicy, PublicKey
 from handfast.lifetime import format_duration
+from handfast_ca.profile import Profile
+from handfast_ca.registration import MINIMUM_LIFETIME, Entry, Proof
 
 __all__ = ["Admitted", "admit", "key_policy"]
 
@@ -49,7 +48,8 @@ def admit(
     lifetime: timedelta | None = None,
     proof: Proof | None = None,
 ) -> Admitted:
-    """The decision. ``binding`` is what the request must carry to belong to its proof (threat A13); None: no proof to bind to.
+    """The decision. ``binding`` is what the request must carry to belong to its proof (threat A13); None: no proof to
+    bind to.
 
     ``proof`` is how the caller showed who it is, where the entry has a say in that. ``lifetime`` only ever shortens.
     Raises ``Refused`` with every violation: ``NOT_ENTITLED``, ``PROOF_NOT_ALLOWED``, ``CSR_NOT_BOUND``, ``LIFETIME``.
@@ -98,7 +98,9 @@ def _check_names(request: CertificateRequest, entry: Entry, found: ViolationsCol
 
 
 def _lifetime(wanted: timedelta | None, entry: Entry, profile: Profile, found: ViolationsCollector) -> timedelta:
-    """The entry's, bounded by the profile (which may have become stricter since); a wish beyond it is refused, not cut."""
+    """The entry's, bounded by the profile (which may have become stricter since); a wish beyond it is refused, not
+    cut.
+    """
     longest = min(entry.lifetime, profile.longest)
     if wanted is None:
         return longest
@@ -107,6 +109,7 @@ def _lifetime(wanted: timedelta | None, entry: Entry, profile: Profile, found: V
         found.add(
             "lifetime",
             "LIFETIME",
-            f"lifetime {format_duration(wanted)} is not {format_duration(MINIMUM_LIFETIME)} to {format_duration(longest)}",
+            f"lifetime {format_duration(wanted)} is not "
+            f"{format_duration(MINIMUM_LIFETIME)} to {format_duration(longest)}",
         )
     return whole

@@ -1,9 +1,9 @@
 """The audit trail: one JSON line for every decision, each chained to the one before by its hash.
 
 A line is ``{"seq": …, "time": …, "monotonic": …, "boot": …, "prev": …, <fields>, "hash": …}``, all ASCII. ``hash`` is
-SHA-256 over the bytes of the line before ``,"hash":``; ``prev`` is the ``hash`` of the line before. A changed line breaks its
-own hash, a removed, added or moved one breaks a ``prev`` and a ``seq``; what the chain alone can't show, a tail cut off,
-shows against a :class:`Position` kept elsewhere.
+SHA-256 over the bytes of the line before ``,"hash":``; ``prev`` is the ``hash`` of the line before. A changed line
+breaks its own hash, a removed, added or moved one breaks a ``prev`` and a ``seq``; what the chain alone can't show, a
+tail cut off, shows against a :class:`Position` kept elsewhere.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from handfast_ca.ledger import Page
-
 from handfast.clock import Clock
 from handfast.errors import HandfastError, Unavailable
+from handfast_ca.ledger import Page
 
 __all__ = [
     "FIELDS",
@@ -69,12 +68,15 @@ class AuditLog(Protocol):
     """Where decisions are written down."""
 
     async def append(self, event: Mapping[str, AuditValue], *, essential: bool = False) -> int:
-        """Returns the line's number once it is durable. ``Unavailable`` (``AUDIT_UNAVAILABLE``) when it can't be, and then
-        nothing of it stays. ``essential`` lines (revocations) may use space that is kept in reserve (threat J4)."""
+        """Returns the line's number once it is durable. ``Unavailable`` (``AUDIT_UNAVAILABLE``) when it can't be, and
+        then nothing of it stays. ``essential`` lines (revocations) may use space that is kept in reserve (threat J4).
+        """
         ...
 
     async def check(self) -> None:
-        """``Unavailable`` (``AUDIT_UNAVAILABLE``) while lines can't be written: asked before anything is begun (threat G4)."""
+        """``Unavailable`` (``AUDIT_UNAVAILABLE``) while lines can't be written: asked before anything is begun
+        (threat G4).
+        """
         ...
 
     async def read(self, *, newest_first: bool = False, limit: int = 100, token: str = "") -> Page[str]:
@@ -91,7 +93,9 @@ class AuditLog(Protocol):
 
 @asynccontextmanager
 async def written_refusals(audit: AuditLog, facts: Mapping[str, AuditValue]) -> AsyncIterator[None]:
-    """Whatever is refused inside gets its one line, with all that ``facts`` holds by then, before the caller hears of it."""
+    """Whatever is refused inside gets its one line, with all that ``facts`` holds by then, before the caller hears of
+    it.
+    """
     try:
         yield
     except HandfastError as error:
@@ -117,7 +121,9 @@ class Chain:
         self.position = position
 
     def lines(self, events: Sequence[Mapping[str, AuditValue]]) -> tuple[list[bytes], Position]:
-        """The lines for these events, and where the chain will stand after them: one line more when the clock stepped."""
+        """The lines for these events, and where the chain will stand after them: one line more when the clock
+        stepped.
+        """
         now, monotonic = self._clock.now(), self._clock.monotonic()
         step = self._step(now, monotonic)
         if step:

@@ -13,6 +13,15 @@ from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+
+from handfast.bundle import TrustBundle
+from handfast.certificates import format_serial
+from handfast.clock import Clock
+from handfast.csr import binding, parse_csr
+from handfast.errors import Broken, Conflict, HandfastError, NotFound, Refused, Unauthenticated
+from handfast.identity import SpiffeId, TrustDomain
+from handfast.lifetime import RenewalWindow, Validity, renewal_window
+from handfast.revocation import RevocationList
 from handfast_ca.admission import admit, key_policy
 from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal, written_refusals
 from handfast_ca.enrolment import Enrolment, JoinToken, Renewal, present, request_digest
@@ -37,15 +46,6 @@ from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from handfast_ca.timekeeper import Timekeeper
 from handfast_ca.urls import PublicUrls
 
-from handfast.bundle import TrustBundle
-from handfast.certificates import format_serial
-from handfast.clock import Clock
-from handfast.csr import binding, parse_csr
-from handfast.errors import Broken, Conflict, HandfastError, NotFound, Refused, Unauthenticated
-from handfast.identity import SpiffeId, TrustDomain
-from handfast.lifetime import RenewalWindow, Validity, renewal_window
-from handfast.revocation import RevocationList
-
 __all__ = ["Authority", "Issued"]
 
 _log = logging.getLogger(__name__)
@@ -53,8 +53,9 @@ T = TypeVar("T")
 Facts = dict[str, AuditValue]
 
 ATTEMPTS = 4
-"""An entry that changed under our hands, or a serial that exists already, costs another round; never more than these."""
+"""An entry that changed under our hands, or a serial that exists already, costs another round: at most so many."""
 MAX_CACHED_ENTRIES = 10_000
+DEFAULT_PROFILE = Profile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,9 @@ class _Application:
 class Authority:
     """One issuing CA over one ledger. Used from one event loop.
 
-    ``reserved`` are the identities below ``/handfast/``: the CA's own and its operators', which the configuration names and
-    no entry gives. ``root_crls`` are the roots' lists, signed at the ceremony, since an offline root signs nothing here.
+    ``reserved`` are the identities below ``/handfast/``: the CA's own and its operators', which the configuration
+    names and no entry gives. ``root_crls`` are the roots' lists, signed at the ceremony, since an offline root signs
+    nothing here.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Authority:
         ledger: Ledger,
         audit: AuditLog,
         clock: Clock,
-        profile: Profile = Profile(),
+        profile: Profile = DEFAULT_PROFILE,
         urls: PublicUrls | None = None,
         reserved: Mapping[SpiffeId, Entry] | None = None,
         root_crls: tuple[bytes, ...] = (),
@@ -171,7 +173,9 @@ class Authority:
         return await self._decide(facts, self._issue(_Application(spiffe_id, csr, "internal"), facts))
 
     async def _decide(self, facts: Facts, decision: Coroutine[Any, Any, T]) -> T:
-        """A caller that goes away does not stop a decision half way: it is finished, so that asking again finds the answer."""
+        """A caller that goes away does not stop a decision half way: it is finished, so that asking again finds the
+        answer.
+        """
         task = asyncio.create_task(self._write_refusal(facts, decision))
         self._deciding.add(task)
         task.add_done_callback(self._deciding.discard)
@@ -341,7 +345,9 @@ class Authority:
         return Issued((certificate, *above), record, self.trust(), renewal_window(validity), repeated=True)
 
     async def _entry(self, spiffe_id: SpiffeId) -> tuple[Entry, bool]:
-        """The entry, and whether it comes from memory. An old one does no harm: the ledger compares its version (step 5)."""
+        """The entry, and whether it comes from memory. An old one does no harm: the ledger compares its version (step
+        5).
+        """
         known = self._reserved.get(spiffe_id) or self._entries.get(spiffe_id)
         if known is not None:
             return known, spiffe_id in self._entries
@@ -357,7 +363,8 @@ class Authority:
     # --- everything else --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Takes up where the last process stopped: what was intended and never completed is revoked, the CRL is renewed.
+        """Takes up where the last process stopped: what was intended and never completed is revoked, the CRL is
+        renewed.
 
         A CA that cannot sign now (its clock jumped, its ledger lost revocations) starts all the same and serves the CRL
         it has: :meth:`status` says what is wrong.
@@ -401,7 +408,9 @@ class Authority:
         return await self._audit.read(newest_first=newest_first, limit=limit, token=token)
 
     async def checkpoint_audit(self) -> None:
-        """Keeps the number of the last line in the ledger too, so that a tail cut off together with its head file shows."""
+        """Keeps the number of the last line in the ledger too, so that a tail cut off together with its head file
+        shows.
+        """
         await self._ledger.raise_mark("audit", self._audit.position.seq)
 
     async def counts(self) -> dict[str, int]:

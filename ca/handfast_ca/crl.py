@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from cryptography import x509
-from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
 
 from handfast.errors import Broken, ViolationsCollector
 from handfast.revocation import Reason, RevocationList
+from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
 
 __all__ = ["check_departures", "crl_builder", "departed", "lint_crl"]
 
 
 def crl_builder(plan: CrlPlan, issuer: x509.Certificate, validity: timedelta) -> x509.CertificateRevocationListBuilder:
-    """Version 2, with CRL number and AKI. The entries go through the constructor: adding them one by one is quadratic."""
+    """Version 2, with CRL number and AKI. The entries go through the constructor: adding them one by one is
+    quadratic.
+    """
     extensions = (x509.CRLNumber(plan.number), x509.AuthorityKeyIdentifier(plan.issuer_key_id, None, None))
     return x509.CertificateRevocationListBuilder(
         issuer_name=issuer.subject,
@@ -29,6 +31,7 @@ def crl_builder(plan: CrlPlan, issuer: x509.Certificate, validity: timedelta) ->
 def _entry(revoked: RevokedEntry) -> x509.RevokedCertificate:
     """No reason code for "unspecified": it should be absent (RFC 5280, 5.3.1)."""
     reason = x509.CRLReason(revoked.reason.flag)
+    given: list[x509.Extension[x509.ExtensionType]]
     given = [] if revoked.reason is Reason.UNSPECIFIED else [x509.Extension(reason.oid, False, reason)]
     moment = revoked.revoked_at.replace(tzinfo=None, microsecond=0)
     return x509.RevokedCertificateBuilder(revoked.serial, moment, given).build()

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from handfast_ca.ledger import PresentedCertificate, TokenRecord
-
 from handfast.certificates import Leaf
 from handfast.errors import Invalid, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.lifetime import format_duration
+from handfast_ca.ledger import PresentedCertificate, TokenRecord
 
 __all__ = [
     "LONGEST_TOKEN_LIFETIME",
@@ -50,7 +49,9 @@ class JoinToken:
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
-        """Raises ``Unauthenticated`` (``TOKEN_MALFORMED``) without repeating what was sent: it may be a secret of another kind."""
+        """Raises ``Unauthenticated`` (``TOKEN_MALFORMED``) without repeating what was sent: it may be a secret of
+        another kind.
+        """
         if not _TOKEN.fullmatch(text):
             raise Unauthenticated(
                 f"the join token of {len(text)} characters is not hft_ and 43 of A-Z a-z 0-9 - _",

@@ -18,10 +18,10 @@ __all__ = ["Issuer", "LocalIssuer", "signature_hash"]
 class Issuer(Protocol):
     """An issuing CA: its certificate, and a key that signs with it.
 
-    ``chain`` is what a leaf travels with: the issuing CA, then what stands above it, without the root. ``rehearse`` signs with
-    a throw-away key of the same algorithm, so that the bytes to be signed are the same as those of ``sign`` and nothing of
-    worth is spent; the real key is not touched. Both raise ``Unavailable`` (``KEY_UNAVAILABLE``) when the key can't be
-    reached.
+    ``chain`` is what a leaf travels with: the issuing CA, then what stands above it, without the root. ``rehearse``
+    signs with a throw-away key of the same algorithm, so that the bytes to be signed are the same as those of
+    ``sign`` and nothing of worth is spent; the real key is not touched. Both raise ``Unavailable``
+    (``KEY_UNAVAILABLE``) when the key can't be reached.
     """
 
     @property
@@ -43,8 +43,8 @@ class Issuer(Protocol):
 class LocalIssuer:
     """Signs in this process with a key object: one from a file, or any class that the library takes for a private key.
 
-    The throw-away key is made once for each issuer: it protects nothing, since what it signs is thrown away at once, and a
-    new one for every certificate would cost as much as the signature.
+    The throw-away key is made once for each issuer: it protects nothing, since what it signs is thrown away at once,
+    and a new one for every certificate would cost as much as the signature.
     """
 
     def __init__(

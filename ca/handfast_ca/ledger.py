@@ -13,10 +13,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from handfast_ca.registration import Entry
-
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.registration import Entry
 
 __all__ = [
     "CertificateBook",
@@ -160,8 +159,9 @@ class Registrations(Protocol):
     """Entries and join tokens."""
 
     async def add_entry(self, entry: Entry) -> Entry:
-        """Stores with ``version`` set past every version this identity ever had. ``Conflict`` (``ENTRY_EXISTS``) when there
-        is one already."""
+        """Stores with ``version`` set past every version this identity ever had. ``Conflict`` (``ENTRY_EXISTS``) when
+        there is one already.
+        """
         ...
 
     async def get_entry(self, spiffe_id: SpiffeId) -> Entry:
@@ -179,8 +179,9 @@ class Registrations(Protocol):
         ...
 
     async def find_token(self, digest: bytes) -> TokenRecord:
-        """Looks without redeeming: whose request is this? Expired ones are found too. ``Unauthenticated`` (``TOKEN_SPENT``)
-        when it is unknown or spent."""
+        """Looks without redeeming: whose request is this? Expired ones are found too. ``Unauthenticated``
+        (``TOKEN_SPENT``) when it is unknown or spent.
+        """
         ...
 
 
@@ -193,12 +194,13 @@ class CertificateBook(Protocol):
         A record: this very request was answered before (same ``request_digest``, completed, neither revoked nor
         expired); nothing was changed, answer with it.
 
-        Judged in the transaction: the entry exists with ``entry_version`` (``Refused`` ``NO_ENTRY``, ``ENTRY_CHANGED``);
-        the token, by one ``DELETE … RETURNING`` (``Unauthenticated`` ``TOKEN_SPENT`` when unknown or spent,
-        ``TOKEN_EXPIRED``, ``TOKEN_FOREIGN`` for another identity, ``TOKEN_ADDRESS``); the presented certificate, which must be
-        known, completed, byte-equal, of this identity, unrevoked and unexpired (``Unauthenticated`` ``REVOKED``, ``EXPIRED``,
-        ``UNKNOWN_CERTIFICATE``); the public key, neither blocked (``Refused`` ``KEY_BLOCKED``) nor in use by another live
-        identity (``KEY_IN_USE``); the serial, unused for this issuer (``Conflict`` ``SERIAL_EXISTS``).
+        Judged in the transaction: the entry exists with ``entry_version`` (``Refused`` ``NO_ENTRY``,
+        ``ENTRY_CHANGED``); the token, by one ``DELETE … RETURNING`` (``Unauthenticated`` ``TOKEN_SPENT`` when unknown
+        or spent, ``TOKEN_EXPIRED``, ``TOKEN_FOREIGN`` for another identity, ``TOKEN_ADDRESS``); the presented
+        certificate, which must be known, completed, byte-equal, of this identity, unrevoked and unexpired
+        (``Unauthenticated`` ``REVOKED``, ``EXPIRED``, ``UNKNOWN_CERTIFICATE``); the public key, neither blocked
+        (``Refused`` ``KEY_BLOCKED``) nor in use by another live identity (``KEY_IN_USE``); the serial, unused for
+        this issuer (``Conflict`` ``SERIAL_EXISTS``).
 
         ``entry_version`` 0 skips the entry (the CA's own certificates).
         """
@@ -226,9 +228,10 @@ class CertificateBook(Protocol):
         ...
 
     async def forget_expired(self, *, now: datetime, keep: timedelta) -> int:
-        """Removes records that expired more than ``keep`` ago; a revoked one only after a CRL whose thisUpdate lies past its
-        notAfter has carried it (RFC 5280, 3.3) *and* the latest CRL no longer carries it, so that whoever signs a CRL can still
-        look up why an entry left (threat D4). Returns how many."""
+        """Removes records that expired more than ``keep`` ago; a revoked one only after a CRL whose thisUpdate lies
+        past its notAfter has carried it (RFC 5280, 3.3) *and* the latest CRL no longer carries it, so that whoever
+        signs a CRL can still look up why an entry left (threat D4). Returns how many.
+        """
         ...
 
 
@@ -245,8 +248,10 @@ class RevocationBook(Protocol):
     async def revoke_identity(
         self, spiffe_id: SpiffeId, reason: Reason, *, now: datetime
     ) -> tuple[tuple[CertificateRecord, ...], bool]:
-        """All unexpired serials of the identity, its intentions and its tokens; the entry stays but its ``version`` rises, so that
-        nothing in flight commits. ``NotFound`` (``NO_CERTIFICATE``) when there is neither certificate nor entry."""
+        """All unexpired serials of the identity, its intentions and its tokens; the entry stays but its ``version``
+        rises, so that nothing in flight commits. ``NotFound`` (``NO_CERTIFICATE``) when there is neither certificate
+        nor entry.
+        """
         ...
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from handfast_ca.registration import MINIMUM_LIFETIME
-
 from handfast.errors import Invalid, Refused, ViolationsCollector
 from handfast.lifetime import Validity, format_duration
+from handfast_ca.registration import MINIMUM_LIFETIME
 
 __all__ = ["LONGEST_BACKDATE", "ONE_SECOND", "Profile"]
 
@@ -20,8 +19,9 @@ ONE_SECOND = timedelta(seconds=1)
 class Profile:
     """Bounds for leaves and CRLs of one issuing CA. What cannot hold is refused when it is made.
 
-    ``longest`` bounds every leaf, whatever its entry says. ``backdate`` hides clock skew between hosts; a leaf whose life
-    is shorter than ten times of it is backdated by a tenth of its life, so that half of it is still ahead when it arrives.
+    ``longest`` bounds every leaf, whatever its entry says. ``backdate`` hides clock skew between hosts; a leaf whose
+    life is shorter than ten times of it is backdated by a tenth of its life, so that half of it is still ahead when
+    it arrives.
     """
 
     longest: timedelta = timedelta(hours=24)
@@ -51,10 +51,12 @@ class Profile:
         found.raise_if_any("the profile is not valid", kind=Invalid)
 
     def validity(self, lifetime: timedelta, *, now: datetime, issuer_not_after: datetime) -> Validity:
-        """Both ends of a leaf, picked by the CA alone (threat A16): ``lifetime`` counts the last second (RFC 5280, 4.1.2.5).
+        """Both ends of a leaf, picked by the CA alone (threat A16): ``lifetime`` counts the last second (RFC 5280,
+        4.1.2.5).
 
-        Ends at least one second before the issuer does. Raises ``Refused`` (``ISSUER_EXPIRING``) when less than a minute
-        would be left: a truncated certificate that nobody can renew in time is worse than a clear refusal (threat J10).
+        Ends at least one second before the issuer does. Raises ``Refused`` (``ISSUER_EXPIRING``) when less than a
+        minute would be left: a truncated certificate that nobody can renew in time is worse than a clear refusal
+        (threat J10).
         """
         moment = now.replace(microsecond=0)
         not_before = moment - min(self.backdate, lifetime / 10)

@@ -1,7 +1,7 @@
 """Signs CRLs: rising numbers, never two in one second, and never one that forgets (threats D3, D4).
 
-Whoever asks while a CRL is waiting to be made shares it: a burst of revocations costs few CRLs, and each of them returns
-with a CRL that carries it.
+Whoever asks while a CRL is waiting to be made shares it: a burst of revocations costs few CRLs, and each of them
+returns with a CRL that carries it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from cryptography.hazmat.primitives import serialization
+
+from handfast.errors import Exhausted, HandfastError, NotFound
+from handfast.revocation import RevocationList
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.crl import check_departures, crl_builder, departed, lint_crl
 from handfast_ca.feed import Feed
 from handfast_ca.issuer import Issuer
 from handfast_ca.ledger import CertificateRecord, CrlPlan, Ledger
 from handfast_ca.timekeeper import Timekeeper
-
-from handfast.errors import Exhausted, HandfastError, NotFound
-from handfast.revocation import RevocationList
 
 __all__ = ["Publisher"]
 
@@ -66,8 +66,8 @@ class Publisher:
     async def publish(self) -> RevocationList:
         """Returns with a CRL that carries everything that was durable when this was called.
 
-        Raises ``Broken`` (``CRL_ENTRIES_LOST``, ``LINT``), or ``Unavailable`` (``CLOCK_BEHIND``, ``CLOCK_AHEAD``, ``AUDIT_UNAVAILABLE``,
-        ``KEY_UNAVAILABLE``); the old CRL stays then.
+        Raises ``Broken`` (``CRL_ENTRIES_LOST``, ``LINT``), or ``Unavailable`` (``CLOCK_BEHIND``, ``CLOCK_AHEAD``,
+        ``AUDIT_UNAVAILABLE``, ``KEY_UNAVAILABLE``); the old CRL stays then.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._publish())

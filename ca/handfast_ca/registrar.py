@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TypedDict, Unpack
 
+from handfast.errors import Conflict, NotFound, Refused
+from handfast.identity import SpiffeId, TrustDomain
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.enrolment import CreatedToken, JoinToken, parse_cidr, token_lifetime
 from handfast_ca.ledger import Ledger, Page
 from handfast_ca.profile import Profile
 from handfast_ca.registration import Entry, Proof, register
 from handfast_ca.timekeeper import Timekeeper
-
-from handfast.errors import Conflict, NotFound, Refused
-from handfast.identity import SpiffeId, TrustDomain
 
 __all__ = ["EntryFields", "Registrar"]
 
@@ -83,7 +82,7 @@ class Registrar:
         return await self._ledger.list_entries(identity_glob, limit=limit, token=token)
 
     async def remove_entry(self, spiffe_id: SpiffeId, *, by: str) -> None:
-        """Its tokens go with it and nothing is renewed any more; certificates that are out live on until they expire."""
+        """Its tokens go with it and nothing is renewed any more; what is out lives on until it expires."""
         facts: dict[str, AuditValue] = {"event": "entry-remove", "spiffe_id": str(spiffe_id), "by": by}
         async with written_refusals(self._audit, facts):
             await self._ledger.remove_entry(spiffe_id)

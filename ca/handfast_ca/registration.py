@@ -27,7 +27,7 @@ RESERVED_PATH = "/handfast/"
 class Proof(StrEnum):
     """How a workload may prove that it is an identity."""
 
-    JOIN_TOKEN = "join-token"
+    JOIN_TOKEN = "join-token"  # noqa: S105 - the name of a proof, not one
     OPERATOR = "operator"
 
 
@@ -84,7 +84,8 @@ def register(
         found.add(
             "lifetime",
             "LIFETIME",
-            f"lifetime {format_duration(wanted)} is not {format_duration(MINIMUM_LIFETIME)} to {format_duration(longest)}",
+            f"lifetime {format_duration(wanted)} is not "
+            f"{format_duration(MINIMUM_LIFETIME)} to {format_duration(longest)}",
         )
     if len(comment) > MAX_COMMENT or not comment.isprintable():
         found.add("comment", "INVALID_COMMENT", f"the comment is not at most {MAX_COMMENT} printable characters")

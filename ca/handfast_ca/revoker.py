@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from handfast.certificates import format_serial
+from handfast.errors import Broken, HandfastError, Unavailable
+from handfast.identity import SpiffeId
+from handfast.revocation import Reason
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Announcement, Feed
 from handfast_ca.ledger import CertificateRecord, Ledger
 from handfast_ca.publisher import Publisher
 from handfast_ca.timekeeper import Timekeeper
-
-from handfast.certificates import format_serial
-from handfast.errors import Broken, HandfastError, Unavailable
-from handfast.identity import SpiffeId
-from handfast.revocation import Reason
 
 __all__ = ["Revoked", "Revoker"]
 
@@ -45,7 +44,8 @@ class Revoker:
     async def revoke_serial(self, serial: int, reason: Reason, *, by: str) -> Revoked:
         """The certificate, and all that was renewed from it. Saying it twice is no error, and changes nothing.
 
-        Raises ``NotFound`` (``NO_CERTIFICATE``). Any other error says what is missing: the revocation itself is durable.
+        Raises ``NotFound`` (``NO_CERTIFICATE``). Any other error says what is missing: the revocation itself is
+        durable.
         """
         facts: dict[str, AuditValue] = {"event": "revoke", "serial": format_serial(serial), "by": by}
         async with written_refusals(self._audit, facts):
@@ -53,7 +53,7 @@ class Revoker:
         return await self._proclaim(facts, records, repeated, reason)
 
     async def revoke_identity(self, spiffe_id: SpiffeId, reason: Reason, *, by: str) -> Revoked:
-        """Every certificate of the identity, what is on its way, its tokens, and with them every renewal (threat C9)."""
+        """Every certificate of the identity, what is on its way, its tokens: with them, every renewal (threat C9)."""
         facts: dict[str, AuditValue] = {"event": "revoke", "spiffe_id": str(spiffe_id), "by": by}
         async with written_refusals(self._audit, facts):
             records, repeated = await self._ledger.revoke_identity(spiffe_id, reason, now=self._time.wall())

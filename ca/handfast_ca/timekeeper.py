@@ -1,18 +1,17 @@
 """Refuses to sign when the clock cannot be right (threat J8).
 
-The ledger keeps the highest time that was ever signed with. A clock behind it would issue certificates that are older than
-CRLs already out; a clock far ahead would make certificates and CRLs that outlive what they should, and push that highest
-time where no honest clock gets again.
+The ledger keeps the highest time that was ever signed with. A clock behind it would issue certificates that are older
+than CRLs already out; a clock far ahead would make certificates and CRLs that outlive what they should, and push that
+highest time where no honest clock gets again.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from handfast_ca.ledger import Marks
-
 from handfast.clock import Clock, from_epoch, to_epoch
 from handfast.errors import Unavailable
+from handfast_ca.ledger import Marks
 
 __all__ = ["Timekeeper"]
 
@@ -23,7 +22,9 @@ _ERA = "time-era"
 
 
 class Timekeeper:
-    """``now`` for everything that gets signed. Marks only rise, so an operator who sets a wrong time right opens a new era."""
+    """``now`` for everything that gets signed. Marks only rise, so an operator who sets a wrong time right opens a
+    new era.
+    """
 
     def __init__(self, clock: Clock, marks: Marks) -> None:
         self._clock = clock
@@ -70,13 +71,14 @@ class Timekeeper:
 
     def _stepped(self, reason: str, now: datetime, how: str) -> Unavailable:
         return Unavailable(
-            f"the clock says {now:%Y-%m-%dT%H:%M:%SZ}, which {how} {self._highest:%Y-%m-%dT%H:%M:%SZ}, the latest time signed with",
+            f"the clock says {now:%Y-%m-%dT%H:%M:%SZ}, which {how} {self._highest:%Y-%m-%dT%H:%M:%SZ}, "
+            "the latest time signed with",
             reason=reason,
             hint="set the clock right, or start with `handfast ca serve --accept-clock` when it is right",
         )
 
     async def accept(self) -> tuple[datetime | None, datetime]:
-        """An operator says that the clock is right. Returns the highest time until then, and what counts from now on."""
+        """An operator says that the clock is right. Returns the highest time until then, and the new one."""
         before, now = self._highest, self._clock.now()
         era = await self._marks.mark(_ERA) + 1
         await self._marks.raise_mark(f"time-{era}", to_epoch(now))

@@ -21,7 +21,9 @@ def issuer_slug(key_id: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PublicUrls:
-    """Made from ``public_url`` of the configuration. Plain HTTP on purpose: fetching a CRL must not need one (RFC 5280, 8)."""
+    """Made from ``public_url`` of the configuration. Plain HTTP on purpose: fetching a CRL must not need one (RFC
+    5280, 8).
+    """
 
     base: str
 
