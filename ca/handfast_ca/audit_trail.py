@@ -29,6 +29,7 @@ __all__ = [
     "Chain",
     "MemoryAudit",
     "Position",
+    "check_fields",
     "read_page",
     "written_refusals",
 ]
@@ -111,6 +112,13 @@ async def write_refusal(audit: AuditLog, facts: Mapping[str, AuditValue], error:
         await audit.append({**facts, **refusal, "violations": violations or None})
 
 
+def check_fields(event: Mapping[str, AuditValue]) -> None:
+    """Raises ``ValueError`` for a field that is not in the allow-list: a fault of the caller's code."""
+    unknown = event.keys() - FIELDS
+    if unknown:
+        raise ValueError(f"audit fields {sorted(unknown)} are not in the allow-list")
+
+
 class Chain:
     """Makes lines. It moves on when it is told that a line is durable, so that a failed write leaves no gap."""
 
@@ -145,9 +153,6 @@ class Chain:
     def _line(
         self, event: Mapping[str, AuditValue], after: Position, now: datetime, monotonic: float
     ) -> tuple[bytes, Position]:
-        unknown = event.keys() - FIELDS
-        if unknown:
-            raise ValueError(f"audit fields {sorted(unknown)} are not in the allow-list")
         record: dict[str, object] = {
             "seq": after.seq + 1,
             "time": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
@@ -181,6 +186,7 @@ class MemoryAudit:
         self.broken = False
 
     async def append(self, event: Mapping[str, AuditValue], *, essential: bool = False) -> int:
+        check_fields(event)
         await self.check()
         lines, self._chain.position = self._chain.lines([event])
         self.raw += lines
