@@ -1,0 +1,1 @@
+"""gRPC: credentials that rotate, a guard that judges every call, channels that survive rotations."""
