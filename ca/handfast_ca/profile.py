@@ -59,15 +59,13 @@ class Profile:
         (threat J10).
         """
         moment = now.replace(microsecond=0)
-        not_before = moment - min(self.backdate, lifetime / 10)
-        not_before = not_before.replace(microsecond=0)
-        not_after = min(not_before + lifetime - ONE_SECOND, issuer_not_after - ONE_SECOND)
-        shortest = min(lifetime, MINIMUM_LIFETIME)
-        if not_after - not_before + ONE_SECOND < shortest or not_after <= moment:
+        not_before = (moment - min(self.backdate, lifetime / 10)).replace(microsecond=0)
+        wanted, latest = not_before + lifetime - ONE_SECOND, issuer_not_after - ONE_SECOND
+        if wanted > latest and latest - moment < MINIMUM_LIFETIME:
             raise Refused(
                 f"the issuing CA expires at {issuer_not_after:%Y-%m-%dT%H:%M:%SZ}, which leaves less than "
                 f"{format_duration(MINIMUM_LIFETIME)} for a certificate",
                 reason="ISSUER_EXPIRING",
                 hint="`handfast ca rotate prepare` makes the next issuing CA",
             )
-        return Validity(not_before, not_after)
+        return Validity(not_before, min(wanted, latest))
