@@ -143,9 +143,13 @@ class TestAuthority:
 
     def revoke(self, revoked: Credentials | Leaf | int, reason: Reason = Reason.UNSPECIFIED) -> None:
         """Signs a new list with this certificate on it, and gives it to every source. Twice is no error."""
-        serial = revoked if isinstance(revoked, int) else _leaf(revoked).serial
+        self.revoke_all([revoked if isinstance(revoked, int) else _leaf(revoked).serial], reason)
+
+    def revoke_all(self, serials: Iterable[int], reason: Reason = Reason.UNSPECIFIED) -> None:
+        """As :meth:`revoke`, with one new list for them all."""
         with self._lock:
-            self._revoked.setdefault(serial, (self.clock.now(), reason))
+            for serial in serials:
+                self._revoked.setdefault(serial, (self.clock.now(), reason))
             self.crl = self._publish()
             self._tell_sources()
 

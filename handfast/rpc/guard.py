@@ -83,7 +83,7 @@ class _Guarding:
         return guarded
 
 
-class Guard(_Guarding, grpc.ServerInterceptor):  # type: ignore[misc]  # grpc's classes are untyped
+class Guard(_Guarding, grpc.ServerInterceptor):
     """For ``grpc.server(interceptors=[Guard(source, policy)])``."""
 
     def intercept_service(self, continuation: Callable[[Any], Handler], handler_call_details: Any) -> Handler:
@@ -94,7 +94,7 @@ class Guard(_Guarding, grpc.ServerInterceptor):  # type: ignore[misc]  # grpc's 
         return _guard_sync(self._judge, self._watch, handler, method)
 
 
-class AioGuard(_Guarding, grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's classes are untyped
+class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
     """For ``grpc.aio.server(interceptors=[AioGuard(source, policy)])``."""
 
     async def intercept_service(

@@ -22,7 +22,7 @@ from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, verify_leaf
 from handfast.clock import Clock
 from handfast.credentials import Source
-from handfast.errors import Forbidden, HandfastError, Unauthenticated
+from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc.caller import Caller
 
@@ -76,6 +76,9 @@ class Judge:
             self.observer.judged(method, reason, time.perf_counter() - began)
 
     def _admit(self, auth: AuthContext, method: str) -> Caller | None:
+        version = auth.get("ssl_tls_version") or (b"no TLS",)
+        if version[0] != b"TLSv1.3":
+            raise Unauthenticated(f"{version[0].decode('ascii', 'replace')} is not TLS 1.3", reason="TLS_VERSION")
         presented = auth.get("x509_pem_cert")
         if not presented:
             if method in self._open_methods:
@@ -83,9 +86,6 @@ class Judge:
             raise Unauthenticated(
                 f"{method} needs a client certificate", reason="NO_CERTIFICATE", hint="call it with the credentials of an agent"
             )
-        versions = auth.get("ssl_tls_version")
-        if versions and versions[0] != b"TLSv1.3":
-            raise Unauthenticated(f"{versions[0].decode('ascii', 'replace')} is not TLS 1.3", reason="TLS_VERSION")
         chain = auth.get("x509_pem_cert_chain") or ()
         now = self._clock.now()
         snapshot = self.source.current()
@@ -101,6 +101,12 @@ class Judge:
         )
         if not verdict.allowed:
             raise refusal(verdict)
+        if now.timestamp() > snapshot.leaf.expires_at:
+            raise Unavailable(
+                f"this server's own certificate expired at {snapshot.leaf.validity.not_after:%Y-%m-%dT%H:%M:%SZ}",
+                reason="NO_CREDENTIALS",
+                hint="does its agent reach the CA? `handfast agent status` shows what it waits for",
+            )
         return Caller(leaf)
 
     def still_good(self, leaf: Leaf, intermediates: bytes, method: str) -> HandfastError | None:

@@ -73,7 +73,7 @@ _CLASSES: dict[grpc.StatusCode, type[HandfastError]] = {code: kind for kind, cod
 }
 
 
-class _Status(grpc.Status):  # type: ignore[misc]  # grpc.Status is untyped
+class _Status(grpc.Status):
     def __init__(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
         self.code = code
         self.details = details
