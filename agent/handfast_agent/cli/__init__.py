@@ -1,0 +1,1 @@
+"""``handfast agent``."""

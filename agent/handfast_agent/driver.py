@@ -1,0 +1,301 @@
+"""The use case: asks :mod:`plan` what to do, does it through ports, and publishes one snapshot.
+
+Rules that hold here:
+
+- Only what :func:`acceptance.checked` let pass is published or written.
+- A snapshot is published before it is written: a revocation must not wait for a disk. What could not be written is written
+  again at each look, and the agent is not ready until it is.
+- The same request is repeated, byte for byte, until the CA has answered it, so that a lost answer costs no token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from handfast.clock import Clock
+from handfast.credentials import Credentials
+from handfast.csr import build_csr
+from handfast.errors import Broken, HandfastError, Unavailable
+from handfast.keys import PrivateKey, generate
+from handfast.sources.static import StaticSource
+from handfast_agent.acceptance import Answer, Wanted, checked
+from handfast_agent.lifecycle import Event, State
+from handfast_agent.memory import Memory, Outputs, Remembered
+from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, moment_to_renew, next_step
+from handfast_agent.proofs.join_token import JoinToken, token_digest
+from handfast_agent.trust import News, Trust
+from handfast_agent.upstream import Upstream
+
+__all__ = ["Driver", "Record"]
+
+_log = logging.getLogger(__name__)
+GENERATIONS_SKIPPED_AT_START = 1000
+"""More than were ever published without being remembered, so that generations rise across a crash."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What happened, for status and metrics."""
+
+    last_success: datetime | None = None
+    last_failure: str = ""
+    last_reason: str = ""
+    connected: bool = False
+    unwritten: str = ""
+    alarms: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request that may have reached the CA: repeated as it is until there is an answer."""
+
+    credential: bytes
+    key: PrivateKey
+    csr: bytes
+
+
+class Driver:
+    """One workload's agent without its sockets, timers and files."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        upstream: Upstream,
+        outputs: Outputs,
+        memory: Memory,
+        proof: JoinToken,
+        source: StaticSource,
+        clock: Clock,
+        draw: Callable[[], float],
+        on_files: Callable[[], Awaitable[object]],
+    ) -> None:
+        self.wanted = wanted
+        self.plan = Plan()
+        self.trust = Trust()
+        self.record = Record(alarms={})
+        self.generation = 0
+        self.last_error: HandfastError | None = None
+        self.present: Credentials | None = None
+        self._upstream = upstream
+        self._outputs = outputs
+        self._memory = memory
+        self._proof = proof
+        self._source = source
+        self._clock = clock
+        self._draw = draw
+        self._on_files = on_files
+        self._remembered = Remembered()
+        self._request: _Request | None = None
+        self._ticking = asyncio.Lock()
+        self._publishing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Reads what a former run left, and serves it when it is still good; the CA need not be there."""
+        self._outputs.prepare()
+        self._remembered = self._memory.load()
+        now = self._clock.now()
+        found = self._outputs.read(now, self._remembered.marks)
+        self.trust = found.trust
+        self.generation = max(found.generation, self._remembered.generation) + GENERATIONS_SKIPPED_AT_START
+        if found.credentials is None or found.credentials.spiffe_id != self.wanted.spiffe_id:
+            return
+        validity = found.credentials.leaf.validity
+        renew_at = found.renew_at or moment_to_renew(validity, None, self._draw())
+        self.plan = self.plan.certified(Event.RESTORED, validity, renew_at)
+        self.present = found.credentials
+        _log.info("restored %s from disk, valid until %s", found.credentials.leaf, validity.not_after.isoformat())
+        if now > validity.not_after:
+            self.plan = self.plan.moved(Event.EXPIRED)
+        await self._publish()
+
+    async def tick(self) -> float:
+        """Does all that is due, and returns how many seconds there is nothing to do."""
+        async with self._ticking:
+            if self.record.unwritten:
+                await self._publish()
+            while True:
+                token = self._token()
+                step = next_step(self.plan, self._clock.now(), self._clock.monotonic(), has_proof=token is not None)
+                match step:
+                    case Wait(seconds):
+                        return seconds
+                    case Expire():
+                        _log.error("the certificate expired at %s: withdrawn", self._not_after())
+                        await self._move(Event.EXPIRED)
+                    case Restore():
+                        _log.warning("the clock says that the certificate is valid again: restored")
+                        await self._move(Event.RESTORED)
+                    case Enrol():
+                        assert token is not None
+                        await self._enrol(token)
+                    case Renew():
+                        await self._renew()
+
+    async def hear(self, news: News) -> None:
+        """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11)."""
+        before = self.trust
+        self.trust, alarms = self.trust.accept(news, self._clock.now())
+        for alarm in alarms:
+            self._alarm(alarm)
+        if self.trust == before:
+            return
+        await self._judge_self()
+
+    async def stop(self) -> None:
+        """Ends serving; the files stay for the next start."""
+        if self.plan.state is not State.STOPPED:
+            self.plan = self.plan.moved(Event.STOPPED)
+            self._source.publish(None)
+
+    async def _enrol(self, token: str) -> None:
+        request = self._asking(token.encode())
+        try:
+            answer = await self._upstream.enrol(token, request.csr, self.wanted.spiffe_id, self.trust)
+            await self._take(Event.ENROLLED, request.key, answer, used_token=token_digest(token))
+        except HandfastError as error:
+            if _is_final(error):
+                _log.error("the CA refuses the join token for good: %s", error.message)
+                self._remember(replace(self._remembered, used_token=token_digest(token)))
+            self._fail(error)
+
+    async def _renew(self) -> None:
+        assert self.present is not None
+        request = self._asking(self.present.leaf.der)
+        try:
+            answer = await self._upstream.renew(self.present, request.csr)
+            if self.plan.state is not State.SERVING:
+                _log.warning("an answer came when the agent was %s: dropped", self.plan.state)
+                return
+            await self._take(Event.RENEWED, request.key, answer)
+        except HandfastError as error:
+            self._fail(error)
+            if error.reason == "REVOKED" and self.plan.state is State.SERVING:
+                await self._revoked()
+
+    def _asking(self, credential: bytes) -> _Request:
+        if self._request is None or self._request.credential != credential:
+            key = generate()
+            names = self.wanted
+            csr = build_csr(
+                key,
+                credential=credential,
+                spiffe_id=names.spiffe_id,
+                dns_names=names.dns_names,
+                ip_addresses=names.ip_addresses,
+            )
+            self._request = _Request(credential, key, csr)
+        return self._request
+
+    async def _take(self, event: Event, key: PrivateKey, answer: Answer, used_token: str = "") -> None:
+        now = self._clock.now()
+        trust, alarms = self.trust.accept(answer.news, now)
+        for alarm in alarms:
+            self._alarm(alarm)
+        self._request = None
+        credentials = checked(self.wanted, key, answer.chain, trust, now)
+        if trust.revoked(credentials.leaf.issuer_key_id, credentials.leaf.serial):
+            raise Broken(f"the CA answered with a revoked certificate: {credentials.leaf}", reason="ANSWER_MISMATCH")
+        validity = credentials.leaf.validity
+        renew_at = moment_to_renew(validity, answer.suggested, self._draw())
+        self.plan = self.plan.certified(event, validity, renew_at)
+        self.trust, self.present = trust, credentials
+        self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
+        _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())
+        if used_token:
+            self._remembered = replace(self._remembered, used_token=used_token)
+        await self._publish()
+
+    def _fail(self, error: HandfastError) -> None:
+        self.last_error = error
+        self.record.last_failure, self.record.last_reason = error.message, error.reason
+        self.plan = self.plan.failed(self._clock.monotonic(), self._draw(), error.retry_after)
+        if error.reason in ("ANSWER_MISMATCH", "PIN_MISMATCH"):
+            self._request = None
+        self._count(error.reason)
+        _log.warning("attempt %d failed: %s (%s)", self.plan.failures, error.message, error.reason)
+
+    async def _judge_self(self) -> None:
+        """After news: is our own certificate revoked, is anything trusted at all?"""
+        leaf = self.present.leaf if self.present else None
+        if leaf is not None and self.trust.revoked(leaf.issuer_key_id, leaf.serial):
+            if self.plan.state in (State.SERVING, State.EXPIRED, State.UNTRUSTING):
+                await self._revoked()
+                return
+        elif self.trust.distrusts_everything() and self.plan.state is State.SERVING:
+            _log.error("the CA withdrew all trust: the bundle is empty")
+            self.plan = self.plan.moved(Event.TRUST_WITHDRAWN)
+        elif not self.trust.distrusts_everything() and self.plan.state is State.UNTRUSTING:
+            self.plan = self.plan.moved(Event.RESTORED)
+        await self._publish()
+
+    async def _revoked(self) -> None:
+        _log.error("our own certificate was revoked: withdrawn, and not renewed; a new join token is needed")
+        self._count("REVOKED")
+        await self._move(Event.REVOKED)
+
+    async def _move(self, event: Event) -> None:
+        self.plan = self.plan.moved(event)
+        await self._publish()
+
+    async def _publish(self) -> None:
+        """One snapshot to the socket, then one generation to the disk, then the hooks."""
+        async with self._publishing:
+            self.generation += 1
+            served = self._served()
+            self._source.publish(served)
+            try:
+                await asyncio.to_thread(
+                    self._outputs.write, served, self.trust, self.plan.renew_at, self.generation
+                )
+                marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
+                self._remember(marks)
+                self.record.unwritten = ""
+            except HandfastError as error:
+                self.record.unwritten = error.message
+                self._alarm(error)
+                return
+        await self._on_files()
+
+    def _served(self) -> Credentials | None:
+        if self.plan.state is not State.SERVING or self.present is None or self.trust.bundle is None:
+            return None
+        self.present = replace(
+            self.present, bundle=self.trust.bundle, revocations=self.trust.revocations, generation=self.generation
+        )
+        return self.present
+
+    def _remember(self, remembered: Remembered) -> None:
+        self._remembered = remembered
+        self._memory.save(remembered)
+
+    def _token(self) -> str | None:
+        if self.plan.state not in (State.UNENROLLED, State.EXPIRED, State.REVOKED):
+            return None
+        try:
+            token = self._proof.read()
+        except HandfastError as error:
+            self.record.last_failure, self.record.last_reason = error.message, error.reason
+            return None
+        return None if token is None or token_digest(token) == self._remembered.used_token else token
+
+    def _alarm(self, error: HandfastError) -> None:
+        self._count(error.reason)
+        _log.error("refused: %s (%s)", error.message, error.reason)
+
+    def _count(self, reason: str) -> None:
+        assert self.record.alarms is not None
+        self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
+
+    def _not_after(self) -> str:
+        return self.plan.validity.not_after.isoformat() if self.plan.validity else "no time"
+
+
+def _is_final(error: HandfastError) -> bool:
+    """True when the CA itself said no to this token, and waiting does not help."""
+    ours = error.reason in ("ANSWER_MISMATCH", "PIN_MISMATCH", "UNTRUSTED", "WRONG_IDENTITY")
+    return not ours and not isinstance(error, Broken | Unavailable) and error.reason.startswith("TOKEN_")

@@ -1,0 +1,1 @@
+"""How a workload proves who it is before it has a certificate."""

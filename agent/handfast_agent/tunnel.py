@@ -1,0 +1,177 @@
+"""Towards the CA: TLS ends here, in the agent, so that nothing is said to anybody but the CA (threat B8).
+
+gRPC verifies DNS names and never a SPIFFE ID. So it dials a private Unix socket, and behind it this module opens TLS 1.3,
+checks the path to a trusted root, the SPIFFE ID ``spiffe://TD/handfast/ca`` and the known revocations, and only then
+lets the first byte pass. A handshake made beforehand would prove nothing about the connection that is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+
+from handfast.certificates import Leaf, Usage, pem_chain
+from handfast.clock import Clock
+from handfast.credentials import Credentials
+from handfast.errors import HandfastError, Unauthenticated, Unavailable
+from handfast.identity import SpiffeId
+from handfast.revocation import EMPTY, Revocations
+
+__all__ = ["Peer", "Tunnel", "tunnel"]
+
+_log = logging.getLogger(__name__)
+_CHUNK = 64 * 1024
+HANDSHAKE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whom to speak to, and how to know it. Without ``credentials`` only the server proves who it is."""
+
+    address: str
+    spiffe_id: SpiffeId
+    roots: Sequence[x509.Certificate]
+    revocations: Revocations = EMPTY
+    credentials: Credentials | None = None
+
+
+@dataclass
+class Tunnel:
+    """An open tunnel. ``failure`` is why the last connection was not let through."""
+
+    target: str
+    failure: HandfastError | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@contextlib.asynccontextmanager
+async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
+    """Serves a Unix socket in a directory of its own (0700) for as long as the block runs."""
+    context = _context(peer)
+    with tempfile.TemporaryDirectory(prefix="handfast-agent-") as private:
+        socket = Path(private) / "ca"
+        opened = Tunnel(f"unix:{socket}")
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            opened.tasks.add(task)
+            task.add_done_callback(opened.tasks.discard)
+            with contextlib.suppress(asyncio.CancelledError):
+                await _relay(peer, clock, context, opened, reader, writer)
+
+        server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
+        try:
+            yield opened
+        finally:
+            server.close()
+            for task in tuple(opened.tasks):
+                task.cancel()
+            await asyncio.gather(*opened.tasks, return_exceptions=True)
+
+
+def _context(peer: Peer) -> ssl.SSLContext:
+    if not peer.roots:
+        raise Unauthenticated("there is no root to verify the CA with", reason="UNTRUSTED")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the SPIFFE ID is checked instead, below
+    context.load_verify_locations(cadata=pem_chain(peer.roots).decode())
+    context.set_alpn_protocols(["h2"])
+    if peer.credentials is not None:
+        _load_identity(context, peer.credentials)
+    return context
+
+
+def _load_identity(context: ssl.SSLContext, credentials: Credentials) -> None:
+    """ssl reads keys from files only: this one lives in memory and has no name."""
+    file = os.memfd_create("handfast", os.MFD_CLOEXEC)
+    try:
+        os.write(file, credentials.key_pem + credentials.chain_pem)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+
+
+async def _relay(
+    peer: Peer,
+    clock: Clock,
+    context: ssl.SSLContext,
+    opened: Tunnel,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    try:
+        far_reader, far_writer = await _connect(peer, clock, context)
+    except HandfastError as error:
+        opened.failure = error
+        _log.warning("the CA at %s is not spoken to: %s", peer.address, error.message)
+        writer.close()
+        return
+    opened.failure = None
+    try:
+        pumps = {asyncio.ensure_future(_pump(reader, far_writer)), asyncio.ensure_future(_pump(far_reader, writer))}
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+    finally:
+        far_writer.transport.abort()
+        writer.close()
+
+
+async def _connect(
+    peer: Peer, clock: Clock, context: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = peer.address.rpartition(":")
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context, limit=_CHUNK)
+    except ssl.SSLCertVerificationError as error:
+        raise Unauthenticated(
+            f"the server at {peer.address} is not the CA: {error.verify_message}",
+            reason="UNTRUSTED",
+            hint="is the pinned root the one that `handfast ca init` printed?",
+        ) from error
+    except (OSError, TimeoutError, ValueError) as error:
+        raise Unavailable(f"the CA at {peer.address} cannot be reached: {error or 'no answer in time'}") from error
+    try:
+        _check(peer, clock, writer)
+    except HandfastError:
+        writer.transport.abort()
+        raise
+    return reader, writer
+
+
+def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
+    presented = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    try:
+        leaf = Leaf.parse(presented)
+    except HandfastError as error:
+        raise Unauthenticated(f"the server at {peer.address} is not the CA: {error.message}", reason=error.reason) from error
+    if leaf.spiffe_id != peer.spiffe_id:
+        raise Unauthenticated(
+            f"the server at {peer.address} is {leaf.spiffe_id}, not {peer.spiffe_id}", reason="WRONG_IDENTITY"
+        )
+    if Usage.SERVER not in leaf.usages or not leaf.validity.contains(clock.now()):
+        raise Unauthenticated(f"the certificate of {leaf} is not valid for a server now", reason="EXPIRED")
+    if peer.revocations.revoked(leaf.issuer_key_id, leaf.serial):
+        raise Unauthenticated(f"the certificate of {leaf} is revoked", reason="REVOKED")
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()

@@ -1,0 +1,388 @@
+"""The agent against a real peer over real TLS: what it does when all is well, and when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from handfast_agent.config import CaAddress, Config, TrustPin
+from handfast_agent.acceptance import Wanted
+from handfast_agent.delivery import serve_socket
+from handfast_agent.lifecycle import State
+from handfast_agent.serve import Agent
+from handfast_agent.watch import poll_once, watch_forever
+from peers.authority import TOKEN, PeerAuthority, running
+
+from handfast.bundle import TrustBundle
+from handfast.certificates import Usage, load_certificates, parse_fingerprint, fingerprint
+from handfast.errors import Exhausted, Refused
+from handfast.identity import SpiffeId
+from handfast.keys import load_private_key, matches
+from handfast.testing import ManualClock, TestAuthority
+from handfast.wire.v1 import workload_pb2
+from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
+
+MTLS = frozenset(Usage)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def peer(clock: ManualClock) -> AsyncIterator[PeerAuthority]:
+    async with running(PeerAuthority(TestAuthority(clock=clock))) as up:
+        yield up
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Callable[..., Config]:
+    def make(peer: PeerAuthority, pin: TrustPin | None = None) -> Config:
+        token = tmp_path / "token"
+        if not token.exists():
+            token.write_text(TOKEN + "\n")
+        return Config(
+            ca=CaAddress(
+                f"127.0.0.1:{peer.mtls_port}", f"127.0.0.1:{peer.enrol_port}", f"http://127.0.0.1:{peer.http_port}"
+            ),
+            trust_domain=peer.authority.trust_domain,
+            pin=pin or TrustPin(parse_fingerprint(fingerprint(peer.authority.root))),
+            wanted=Wanted(SpiffeId.parse(f"spiffe://{peer.authority.trust_domain}/web"), ("web.test",)),
+            directory=tmp_path / "out",
+            state=tmp_path / "state",
+            token_file=token,
+        )
+
+    return make
+
+
+@pytest.fixture
+async def agent(peer: PeerAuthority, configure: Any, clock: ManualClock) -> Agent:
+    made = Agent(configure(peer), clock)
+    await made.driver.start()
+    return made
+
+
+async def eventually(true: Callable[[], bool], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def written_pair(config: Config) -> bool:
+    key = load_private_key((config.directory / "tls.key").read_bytes())
+    return matches(key, load_certificates((config.directory / "tls.crt").read_bytes())[0].public_key())
+
+
+async def test_it_enrols_writes_the_files_and_is_ready(agent: Agent) -> None:
+    await agent.driver.tick()
+    assert agent.driver.record.last_failure == ""
+    assert agent.look().ready
+    assert written_pair(agent.config)
+    names = {"tls.crt", "tls.key", "credentials.pem", "ca.crt", "crl.pem"}
+    assert names <= {path.name for path in agent.config.directory.iterdir()}
+
+
+async def test_it_renews_at_its_moment_with_another_key(agent: Agent, peer: PeerAuthority, clock: ManualClock) -> None:
+    await agent.driver.tick()
+    assert agent.driver.plan.renew_at is not None
+    clock.advance(agent.driver.plan.renew_at - clock.now() - timedelta(seconds=1))
+    await agent.driver.tick()
+    assert peer.renewals == []
+    clock.advance(timedelta(seconds=2))
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+    assert len(set(peer.keys)) == 2
+    assert written_pair(agent.config)
+
+
+async def test_it_renews_inside_the_window_that_the_ca_suggested(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    peer.window = (clock.now() + timedelta(minutes=5), clock.now() + timedelta(minutes=6))
+    await agent.driver.tick()
+    assert agent.driver.plan.renew_at is not None
+    assert peer.window[0] <= agent.driver.plan.renew_at <= peer.window[1]
+
+
+async def test_a_wrong_pin_refuses_and_sends_no_token(peer: PeerAuthority, configure: Any, clock: ManualClock) -> None:
+    """B8."""
+    agent = Agent(configure(peer, TrustPin(b"\0" * 32)), clock)
+    await agent.driver.start()
+    await agent.driver.tick()
+    assert agent.driver.record.last_reason == "PIN_MISMATCH"
+    assert peer.enrolments == []
+    assert agent.look().state is State.UNENROLLED
+
+
+async def test_a_fake_ca_behind_the_right_pin_never_sees_a_byte_of_the_token(
+    peer: PeerAuthority, configure: Any, clock: ManualClock
+) -> None:
+    """B8: the public bundle is copied easily, the key is not. All bytes that the agent sends are looked at."""
+    seen = bytearray()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        foreign = TestAuthority(clock=clock)
+        async with running(PeerAuthority(foreign)) as fake:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", fake.enrol_port)
+            back = asyncio.create_task(copy(far_reader, writer, bytearray()))
+            await copy(reader, far_writer, seen)
+            far_writer.close()
+            await back
+            assert fake.enrolments == []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: bytearray) -> None:
+        while data := await reader.read(65536):
+            log += data
+            writer.write(data)
+        writer.close()
+
+    config = configure(peer)
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        from dataclasses import replace
+
+        agent = Agent(replace(config, ca=replace(config.ca, enrol=f"127.0.0.1:{port}")), clock)
+        await agent.driver.start()
+        await agent.driver.tick()
+    assert agent.driver.record.last_reason == "UNTRUSTED"
+    assert seen
+    assert TOKEN.encode() not in seen
+    assert not (config.directory / "tls.key").exists()
+
+
+async def test_a_workload_of_the_same_mesh_cannot_pose_as_the_ca(configure: Any, clock: ManualClock) -> None:
+    """B8: the path to the root is right, the SPIFFE ID is not."""
+    async with running(PeerAuthority(TestAuthority(clock=clock), identity="/thief")) as thief:
+        agent = Agent(configure(thief), clock)
+        await agent.driver.start()
+        await agent.driver.tick()
+        assert agent.driver.record.last_reason == "WRONG_IDENTITY"
+        assert thief.enrolments == []
+
+
+@pytest.mark.parametrize(
+    ("lever", "reason"),
+    [("garbage", "ANSWER_MALFORMED"), ("wrong_key", "ANSWER_MISMATCH"), ("wrong_identity", "ANSWER_MISMATCH")],
+)
+async def test_a_broken_answer_is_neither_written_nor_served(
+    agent: Agent, peer: PeerAuthority, lever: str, reason: str
+) -> None:
+    setattr(peer, lever, True)
+    await agent.driver.tick()
+    assert agent.driver.record.last_reason == reason
+    assert agent.source.peek() is None
+    assert not (agent.config.directory / "tls.key").exists()
+
+
+async def test_a_lost_answer_costs_no_token(agent: Agent, peer: PeerAuthority, clock: ManualClock) -> None:
+    """A13: the same request again gives the same certificate."""
+    peer.lose_answers = 1
+    await agent.driver.tick()
+    assert agent.look().state is State.UNENROLLED
+    clock.advance(timedelta(seconds=5))
+    await agent.driver.tick()
+    assert agent.look().state is State.SERVING
+    assert len(peer.keys) == 1
+
+
+async def test_a_spent_token_is_sent_once_and_a_new_one_in_the_file_is_tried(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """B1, B2."""
+    identity = peer.tokens.pop(TOKEN)
+    for _ in range(5):
+        await agent.driver.tick()
+        clock.advance(timedelta(minutes=2))
+    assert peer.enrolments == [TOKEN]
+    assert agent.config.token_file is not None
+    fresh = "hft_" + "B" * 43
+    peer.tokens[fresh] = identity
+    agent.config.token_file.write_text(fresh)
+    await agent.driver.tick()
+    assert agent.look().state is State.SERVING
+
+
+async def test_retry_after_is_honoured(agent: Agent, peer: PeerAuthority, clock: ManualClock) -> None:
+    peer.refusal = Exhausted("too many requests", retry_after=60)
+    await agent.driver.tick()
+    peer.refusal = None
+    peer.tokens[TOKEN] = str(agent.config.wanted.spiffe_id)
+    clock.advance(timedelta(seconds=59))
+    await agent.driver.tick()
+    assert len(peer.enrolments) == 1
+    clock.advance(timedelta(seconds=2))
+    await agent.driver.tick()
+    assert agent.look().state is State.SERVING
+
+
+async def test_with_the_ca_down_it_serves_to_the_last_second_and_then_withdraws(
+    configure: Any, clock: ManualClock
+) -> None:
+    """2.2: restart with the CA down serves from disk too."""
+    async with running(PeerAuthority(TestAuthority(clock=clock))) as peer:
+        config = configure(peer)
+        first = Agent(config, clock)
+        await first.driver.start()
+        await first.driver.tick()
+    agent = Agent(config, clock)
+    await agent.driver.start()
+    assert agent.source.peek() is not None
+    validity = agent.driver.plan.validity
+    assert validity is not None
+    clock.advance(validity.not_after - clock.now())
+    await agent.driver.tick()
+    assert agent.look().ready
+    assert agent.look().outage_budget_seconds == 0
+    clock.advance(timedelta(seconds=1))
+    await agent.driver.tick()
+    assert agent.source.peek() is None
+    assert not agent.look().ready
+    assert not (config.directory / "tls.key").exists()
+    assert (config.directory / "ca.crt").exists()
+
+
+async def test_the_moment_of_renewal_is_drawn_once_and_survives_a_restart(agent: Agent, clock: ManualClock) -> None:
+    await agent.driver.tick()
+    again = Agent(agent.config, clock)
+    await again.driver.start()
+    assert again.driver.plan.renew_at == agent.driver.plan.renew_at
+    assert again.driver.generation > agent.driver.generation
+
+
+async def test_a_clock_a_year_ahead_withdraws_and_set_right_restores(agent: Agent, clock: ManualClock) -> None:
+    """J8."""
+    await agent.driver.tick()
+    clock.step(timedelta(days=365))
+    await agent.driver.tick()
+    assert agent.look().state is State.EXPIRED
+    assert agent.source.peek() is None
+    clock.step(-timedelta(days=365))
+    await agent.driver.tick()
+    assert agent.look().ready
+    assert written_pair(agent.config)
+
+
+async def test_an_older_crl_is_refused_and_alarmed_after_a_restart_too(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D1."""
+    old = peer.authority.crl
+    clock.advance(timedelta(seconds=20))
+    peer.authority.revoke(12345)
+    await agent.driver.tick()
+    peer.old_list = old
+    again = Agent(agent.config, clock)
+    await again.driver.start()
+    for one in (agent, again):
+        before = one.driver.trust.revocations
+        await poll_once(one.driver, one.upstream, one.source)
+        assert one.driver.trust.revocations == before
+        assert one.driver.record.alarms == {"CRL_ROLLBACK": 1}
+
+
+async def test_an_older_bundle_is_refused_and_alarmed(agent: Agent, peer: PeerAuthority) -> None:
+    """D11."""
+    authority = peer.authority
+    old = authority.bundle
+    authority.set_roots((authority.root,), (authority.issuer,))
+    await agent.driver.tick()
+    peer.bundle = TrustBundle(old.trust_domain, old.roots, old.issuers, old.sequence)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    assert agent.driver.trust.bundle is not None
+    assert agent.driver.trust.bundle.sequence == authority.bundle.sequence
+    assert agent.driver.record.alarms == {"BUNDLE_ROLLBACK": 1}
+
+
+async def test_an_empty_bundle_withdraws_all_trust(agent: Agent, peer: PeerAuthority) -> None:
+    """D12."""
+    await agent.driver.tick()
+    peer.bundle = TrustBundle(peer.authority.trust_domain, (), (), 99)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    assert agent.look().state is State.UNTRUSTING
+    assert agent.source.peek() is None
+    assert not agent.look().ready
+    assert (agent.config.directory / "ca.crt").read_bytes() == b""
+
+
+async def test_its_own_revocation_withdraws_and_stops_renewing(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """C1."""
+    await agent.driver.tick()
+    assert agent.driver.present is not None
+    peer.authority.revoke(agent.driver.present)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    assert agent.look().state is State.REVOKED
+    assert not agent.look().ready
+    assert not (agent.config.directory / "tls.key").exists()
+    clock.advance(timedelta(minutes=40))
+    await agent.driver.tick()
+    assert peer.renewals == []
+
+
+async def test_a_revocation_is_pushed_and_a_lost_stream_reconnects(
+    agent: Agent, peer: PeerAuthority, configure: Any, clock: ManualClock
+) -> None:
+    await agent.driver.tick()
+    watching = asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, lambda: 0.01))
+    try:
+        await eventually(lambda: peer.watchers == 1)
+        peer.announced = ((agent.driver.present.leaf.issuer_key_id, 4711),)  # type: ignore[union-attr]
+        peer.push()
+        await eventually(lambda: agent.source.current().revocations.revoked(*peer.announced[0]))
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_a_full_disk_does_not_hold_up_a_snapshot_and_makes_not_ready(agent: Agent, peer: PeerAuthority) -> None:
+    await agent.driver.tick()
+    agent.config.directory.chmod(0o777)
+    peer.announced = ((agent.driver.present.leaf.issuer_key_id, 4711),)  # type: ignore[union-attr]
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    assert agent.source.current().revocations.revoked(*peer.announced[0])
+    assert not agent.look().ready
+    agent.config.directory.chmod(0o755)
+    await agent.driver.tick()
+    assert agent.look().ready
+
+
+async def test_the_socket_gives_snapshots_only_to_callers_with_the_header(agent: Agent, tmp_path: Path) -> None:
+    """E9."""
+    await agent.driver.tick()
+    path = tmp_path / "run" / "agent.sock"
+    async with (
+        serve_socket(path, agent.source, lambda: agent.driver.generation, agent.look),
+        grpc.aio.insecure_channel(f"unix:{path}") as channel,
+    ):
+        stub = WorkloadStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetStatus(workload_pb2.GetStatusRequest())
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        header = (("workload.spiffe.io", "true"),)
+        status = await stub.GetStatus(workload_pb2.GetStatusRequest(), metadata=header)
+        assert status.ready
+        assert status.outage_budget_seconds > 3000
+        stream = stub.WatchCredentials(workload_pb2.WatchCredentialsRequest(), metadata=header)
+        assert len((await stream.read()).chain) == 2
+        agent.source.publish(None)
+        assert not (await stream.read()).private_key
+        stream.cancel()
+
+
+async def test_a_socket_directory_that_others_can_enter_is_refused(agent: Agent, tmp_path: Path) -> None:
+    """E8."""
+    wide = tmp_path / "wide"
+    wide.mkdir(mode=0o755)
+    with pytest.raises(Refused) as refused:
+        async with serve_socket(wide / "s", agent.source, lambda: 0, agent.look):
+            raise AssertionError("served")
+    assert refused.value.reason == "UNSAFE_DIRECTORY"
