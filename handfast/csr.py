@@ -52,7 +52,7 @@ def binding(credential: bytes) -> str:
     with another (threat A13). Base64url without padding of SHA-256.
 
     >>> binding(b"token")[:8]
-    'eS_YMn1A'
+    'IyW944tJ'
     """
     digest = hashlib.sha256(b"handfast-csr-v1\0" + credential).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")

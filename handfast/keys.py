@@ -16,7 +16,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PublicKeyTypes
-from cryptography.x509 import SubjectKeyIdentifier
 
 from handfast.errors import Invalid, Violation, ViolationsCollector
 
@@ -96,8 +95,6 @@ def spki_sha256(public_key: PublicKeyTypes) -> bytes:
 
 def key_identifier(public_key: PublicKeyTypes) -> bytes:
     """20 bytes for subjectKeyIdentifier: the first 160 bits of SHA-256 of the key's BIT STRING (RFC 7093, 2, method 1)."""
-    # The library's digest is SHA-1 of the BIT STRING's contents; what it hashes is what we need, and only
-    # a fresh SPKI has it at a fixed place: the BIT STRING is the last element of SubjectPublicKeyInfo.
     return hashlib.sha256(_key_bits(public_key)).digest()[:20]
 
 
@@ -106,10 +103,7 @@ def _key_bits(public_key: PublicKeyTypes) -> bytes:
         return public_key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
     if isinstance(public_key, rsa.RSAPublicKey):
         return public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
-    try:
-        return public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    except (ValueError, UnsupportedAlgorithm):  # pragma: no cover - no such key type in cryptography 50
-        return SubjectKeyIdentifier.from_public_key(public_key).digest
+    return public_key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 def dump_private_key_pem(key: PrivateKey) -> bytes:

@@ -48,7 +48,7 @@ def entry() -> None:
 @click.option("--comment", default="", help="For the people who read this later.")
 @output_option
 @click.pass_context
-def add(ctx: click.Context, spiffe_id: str, output: str, **fields: Any) -> None:
+def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> None:
     """Register SPIFFE_ID.
 
     \b

@@ -52,7 +52,7 @@ def _connection_item(host: str, port: int, connection: ssl.SSLSocket) -> dict[st
 
 def _presented(connection: ssl.SSLSocket) -> list[x509.Certificate]:
     """The chain as sent. ``get_unverified_chain`` is public from Python 3.13 on; before it is on the inner object."""
-    inner = getattr(connection, "_sslobj", None)
+    inner: Any = getattr(connection, "_sslobj", None)
     if hasattr(connection, "get_unverified_chain"):
         ders = [bytes(der) for der in connection.get_unverified_chain()]
     elif hasattr(inner, "get_unverified_chain"):

@@ -1,0 +1,131 @@
+"""The client judges its server: through the tunnel, over real connections, with a directory as the source."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from handfast.access import in_trust_domain
+from handfast.credentials import Credentials
+from handfast.errors import HandfastError, Unauthenticated, Unavailable
+from handfast.identity import SpiffeId
+from handfast.rpc.channel import channel
+from handfast.rpc.guard import Guard
+from handfast.sources import DirectorySource
+from handfast.testing import TestAuthority
+from library.mesh import STREAM, UNARY, sync_server
+
+SERVER = SpiffeId.parse("spiffe://test.example/server")
+EVERYBODY = in_trust_domain("test.example")
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def authority() -> TestAuthority:
+    return TestAuthority()
+
+
+def test_a_call_passes_when_the_server_is_who_it_must_be(authority: TestAuthority) -> None:
+    source = authority.source("/server")
+    with (
+        sync_server(source, Guard(source, EVERYBODY)) as (target, _),
+        channel(authority.source("/web"), target, server=SERVER) as opened,
+    ):
+        assert opened.unary_unary(UNARY)(b"hi", timeout=5) == b"spiffe://test.example/web hi"
+        big = b"x" * 3_000_000
+        assert opened.unary_unary(UNARY)(big, timeout=10).endswith(big)
+
+
+def test_a_server_of_another_identity_is_not_spoken_to(authority: TestAuthority) -> None:
+    source = authority.source("/impostor")
+    with sync_server(source, Guard(source, EVERYBODY)) as (target, _):
+        assert refusal(authority, target).reason == "WRONG_IDENTITY"
+
+
+def test_a_server_of_a_foreign_root_is_not_spoken_to(authority: TestAuthority) -> None:
+    """D13"""
+    foreign = TestAuthority()
+    source = foreign.source("/server")
+    with sync_server(source, Guard(source, EVERYBODY)) as (target, _):
+        error = refusal(authority, target)
+        assert (type(error), error.reason) == (Unauthenticated, "UNTRUSTED")
+
+
+def test_a_revoked_server_is_refused_in_the_handshake(authority: TestAuthority) -> None:
+    """C6, the other direction."""
+    source = authority.source("/server")
+    authority.revoke(source.current())
+    with sync_server(source, Guard(source, EVERYBODY)) as (target, _):
+        assert refusal(authority, target).reason == "REVOKED"
+
+
+def test_a_server_that_is_revoked_is_cut_while_a_stream_runs(authority: TestAuthority) -> None:
+    """C6, the other direction, on a connection that is open."""
+    source, web = authority.source("/server"), authority.source("/web")
+    with sync_server(source, Guard(source, EVERYBODY)) as (target, _):
+        with pytest.raises(Unauthenticated) as caught, channel(web, target, server=SERVER) as opened:
+            stream = opened.unary_stream(STREAM)(b"")
+            next(stream)
+            authority.revoke(source.current())
+            for _tick in stream:
+                pass
+        assert caught.value.reason == "REVOKED"
+
+
+def test_a_server_that_is_not_there_is_named(authority: TestAuthority) -> None:
+    error = refusal(authority, "localhost:1")
+    assert isinstance(error, Unavailable)
+    assert "localhost:1" in error.message
+
+
+def refusal(authority: TestAuthority, target: str) -> HandfastError:
+    with pytest.raises(HandfastError) as caught, channel(authority.source("/web"), target, server=SERVER) as opened:
+        opened.unary_unary(UNARY)(b"", timeout=10)
+    return caught.value
+
+
+def write(directory: Path, credentials: Credentials, name: str) -> None:
+    """As the agent does: a new generation, then one swap of the link."""
+    generation = directory / name
+    generation.mkdir()
+    (generation / "tls.crt").write_bytes(credentials.chain_pem)
+    (generation / "tls.key").write_bytes(credentials.key_pem)
+    (generation / "ca.crt").write_bytes(credentials.bundle.roots_pem)
+    (generation / "crl.pem").write_bytes(credentials.revocations.pem)
+    (directory / "..next").symlink_to(name)
+    os.replace(directory / "..next", directory / "..data")
+
+
+def test_a_directory_is_followed_and_a_broken_generation_changes_nothing(authority: TestAuthority, tmp_path: Path) -> None:
+    """E7"""
+    first, second = authority.issue("/web"), authority.issue("/web")
+    write(tmp_path, first, "one")
+    source = DirectorySource(tmp_path)
+    news: list[Credentials | None] = []
+    changed = threading.Event()
+    source.subscribe(lambda credentials: (news.append(credentials), changed.set())[0])
+    try:
+        assert source.current().leaf == first.leaf
+        mismatched = tmp_path / "broken"
+        mismatched.mkdir()
+        for name, data in (("tls.crt", second.chain_pem), ("tls.key", first.key_pem), ("ca.crt", first.bundle.roots_pem)):
+            (mismatched / name).write_bytes(data)
+        (tmp_path / "..next").symlink_to("broken")
+        os.replace(tmp_path / "..next", tmp_path / "..data")
+        assert not changed.wait(0.6)
+        assert source.current().leaf == first.leaf
+        authority.revoke(first)
+        write(tmp_path, authority.issue("/web", key=second.key), "two")
+        assert changed.wait(5)
+        assert source.current().revocations.revoked(first.leaf.issuer_key_id, first.leaf.serial)
+    finally:
+        source.close()
+
+
+def test_an_empty_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HandfastError) as caught:
+        DirectorySource(tmp_path)
+    assert "tls.crt" in caught.value.message
