@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from handfast.bundle import TrustBundle
+from handfast.identity import SpiffeId, TrustDomain
 from handfast_ca.ceremony import CertificateAuthority, make_issuer, make_root, make_root_crl
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.registration import Entry, register
 from handfast_ca.urls import PublicUrls
-
-from handfast.bundle import TrustBundle
-from handfast.identity import SpiffeId, TrustDomain
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 TRUST_DOMAIN = TrustDomain("test.example")

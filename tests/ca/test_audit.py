@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from handfast_ca.audit import FileAudit, MemoryAudit, verify_audit
 
 from handfast.errors import Broken, Unavailable
 from handfast.testing import ManualClock
+from handfast_ca.audit import FileAudit, MemoryAudit, verify_audit
 from tests.ca.core import NOW
 
 

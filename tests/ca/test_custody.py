@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from handfast_ca.custody.file import Stretching, load_key, seal, store_key, unseal
 
 from handfast.errors import Broken, Conflict, HandfastError, Invalid, NotFound, Refused
 from handfast.keys import spki_der
+from handfast_ca.custody.file import Stretching, load_key, seal, store_key, unseal
 
 QUICK = Stretching(iterations=1, lanes=1, memory_kib=64)
 PASSPHRASE = b"correct horse battery staple"

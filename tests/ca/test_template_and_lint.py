@@ -11,15 +11,15 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from handfast_ca.admission import admit
-from handfast_ca.lint import lint
-from handfast_ca.profile import Profile
-from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 
 from handfast.certificates import Leaf, Usage
 from handfast.csr import build_csr, parse_csr
 from handfast.errors import Broken
 from handfast.keys import generate
+from handfast_ca.admission import admit
+from handfast_ca.lint import lint
+from handfast_ca.profile import Profile
+from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from tests.ca.core import NOW, URLS, WEB, Ceremony, entry
 
 CEREMONY = Ceremony()
