@@ -30,6 +30,7 @@ __all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
 
 AuthContext = Mapping[str, Sequence[bytes]]
 CACHED_PEERS = 4096
+_Known = tuple[Leaf, bytes, TrustBundle]
 
 
 class GuardObserver(Protocol):
@@ -84,7 +85,9 @@ class Judge:
             if method in self._open_methods:
                 return None
             raise Unauthenticated(
-                f"{method} needs a client certificate", reason="NO_CERTIFICATE", hint="call it with the credentials of an agent"
+                f"{method} needs a client certificate",
+                reason="NO_CERTIFICATE",
+                hint="call it with the credentials of an agent",
             )
         chain = auth.get("x509_pem_cert_chain") or ()
         now = self._clock.now()
@@ -142,23 +145,24 @@ def refusal(verdict: Verdict) -> HandfastError:
 class _Peers:
     """Parsed leaves, keyed by the very bytes that the handshake saw (ports are reused, bytes are not).
 
-    A leaf is verified again whenever the bundle's contents changed since it was.
+    A leaf is verified again whenever the bundle's contents or the intermediates beside it changed since it was. The oldest
+    go first when there are too many.
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[bytes, bytes], tuple[Leaf, TrustBundle]] = OrderedDict()
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._lock = Lock()
 
     def read(self, pem: bytes, intermediates: bytes, bundle: TrustBundle, now: datetime) -> Leaf:
-        known = self._known.get((pem, intermediates))
-        if known is not None and known[1] is bundle:
+        known = self._known.get(pem)
+        if known is not None and known[2] is bundle and known[1] == intermediates:
             return known[0]
-        if known is not None and known[1].same_contents(bundle):
+        if known is not None and known[1] == intermediates and known[2].same_contents(bundle):
             leaf = known[0]
         else:
             leaf = self._verify(pem, intermediates, bundle, now)
         with self._lock:
-            self._known[(pem, intermediates)] = (leaf, bundle)
+            self._known[pem] = (leaf, intermediates, bundle)
             while len(self._known) > CACHED_PEERS:
                 self._known.popitem(last=False)
         return leaf

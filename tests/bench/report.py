@@ -27,7 +27,9 @@ def report(name: str, rows: Iterable[Mapping[str, Any]]) -> None:
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
     print(f"\n{name}")
     for line in cells:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), flush=True)
+        print(
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), flush=True
+        )
 
 
 def _shown(value: object) -> str:
