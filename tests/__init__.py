@@ -1,0 +1,1 @@
+"""The tests of all three distributions, run from the root of the workspace."""
