@@ -53,7 +53,9 @@ class Allow:
 
     def __post_init__(self) -> None:
         if not self.identities:
-            raise Invalid("allow() names no identity", reason="EMPTY_POLICY", hint="an empty policy is invalid, not open")
+            raise Invalid(
+                "allow() names no identity", reason="EMPTY_POLICY", hint="an empty policy is invalid, not open"
+            )
         for identity in self.identities:
             _identity_pattern(identity)
         for method in self.methods:
@@ -171,23 +173,25 @@ class Verdict:
 OK = Verdict(True)
 
 
-def judge_credentials(
-    peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy
-) -> Verdict:
+def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy) -> Verdict:
     """Is this peer's certificate good now? The path to a root was proved by the handshake, and is not judged again.
 
     1. not expired, 2. not revoked, 3. the revocations are worth something (threats, 2.3): strict, so that a list
     past its nextUpdate, or none, refuses.
     """
     if now > peer.validity.not_after:
-        return _unauthenticated("EXPIRED", f"the certificate of {peer} expired at {peer.validity.not_after:%Y-%m-%dT%H:%M:%SZ}")
+        return _unauthenticated(
+            "EXPIRED", f"the certificate of {peer} expired at {peer.validity.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        )
     if now < peer.validity.not_before:
         return _unauthenticated("NOT_YET_VALID", f"the certificate of {peer} is not valid yet")
     if revocations.revoked(peer.issuer_key_id, peer.serial):
         return _unauthenticated("REVOKED", f"the certificate of {peer} is revoked")
     state = revocations.freshness(peer.issuer_key_id, now, freshness)
     if state is Freshness.EXPIRED:
-        return _unauthenticated("STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate")
+        return _unauthenticated(
+            "STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate"
+        )
     if state is Freshness.UNKNOWN:
         return _unauthenticated("UNKNOWN_REVOCATIONS", f"there is no revocation list for the issuer of {peer}")
     return OK
@@ -208,9 +212,7 @@ def judge(
     if not verdict.allowed:
         return verdict
     if peer.spiffe_id.trust_domain != trust_domain:
-        return _unauthenticated(
-            "FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}"
-        )
+        return _unauthenticated("FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}")
     if not policy.permits(peer.spiffe_id, method):
         return Verdict(False, "NOT_ALLOWED", f"{peer.spiffe_id} may not call {method}")
     return OK

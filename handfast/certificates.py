@@ -134,7 +134,8 @@ def _read_leaf(certificate: x509.Certificate) -> Leaf:
         found.add("authorityKeyIdentifier", "NOT_AN_SVID", "the key identifier of the issuer is missing")
     _check_key(certificate, found)
     found.raise_if_any("the certificate is not an X.509-SVID", kind=Refused)
-    assert identity is not None and issuer_key_id is not None
+    assert identity is not None
+    assert issuer_key_id is not None
     validity = Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     return Leaf(
         spiffe_id=identity,
@@ -250,7 +251,7 @@ def parse_fingerprint(text: str) -> bytes:
         digest = b""
     if len(digest) != 32:
         raise Invalid(
-            f"fingerprint {ascii(text[:80])} is not 64 hexadecimal digits",
+            f"fingerprint {text[:80]!a} is not 64 hexadecimal digits",
             reason="INVALID_FINGERPRINT",
             hint="`handfast ca init` prints it, and `handfast inspect root.crt` shows it",
         )
@@ -270,7 +271,10 @@ def parse_serial(text: str) -> int:
     except ValueError:
         serial = 0
     if not 0 < serial < 1 << 159:
-        raise Invalid(f"serial {ascii(text[:60])} is not a positive hexadecimal number of at most 20 octets", reason="INVALID_SERIAL")
+        raise Invalid(
+            f"serial {text[:60]!a} is not a positive hexadecimal number of at most 20 octets",
+            reason="INVALID_SERIAL",
+        )
     return serial
 
 
@@ -288,7 +292,9 @@ def verify_leaf(
     ``EXPIRED``, ``NOT_YET_VALID``, ``WRONG_USAGE`` or ``UNTRUSTED``.
     """
     if now > leaf.validity.not_after:
-        raise Refused(f"the certificate of {leaf} expired at {leaf.validity.not_after:%Y-%m-%dT%H:%M:%SZ}", reason="EXPIRED")
+        raise Refused(
+            f"the certificate of {leaf} expired at {leaf.validity.not_after:%Y-%m-%dT%H:%M:%SZ}", reason="EXPIRED"
+        )
     if now < leaf.validity.not_before:
         raise Refused(
             f"the certificate of {leaf} is not valid before {leaf.validity.not_before:%Y-%m-%dT%H:%M:%SZ}",
@@ -297,7 +303,9 @@ def verify_leaf(
     if usage not in leaf.usages:
         raise Refused(f"the certificate of {leaf} is not for use as a TLS {usage}", reason="WRONG_USAGE")
     if len(intermediates) >= MAX_CHAIN_LENGTH:
-        raise Refused(f"{len(intermediates) + 1} certificates exceed the maximum of {MAX_CHAIN_LENGTH}", reason="UNTRUSTED")
+        raise Refused(
+            f"{len(intermediates) + 1} certificates exceed the maximum of {MAX_CHAIN_LENGTH}", reason="UNTRUSTED"
+        )
     if not roots:
         raise Refused("the trust bundle is empty: nothing is trusted", reason="UNTRUSTED")
     policy = (
@@ -310,7 +318,9 @@ def verify_leaf(
     try:
         verified = policy.build_client_verifier().verify(leaf.certificate, list(intermediates))
     except verification.VerificationError as error:
-        raise Refused(f"the certificate of {leaf} does not lead to a trusted root: {error}", reason="UNTRUSTED") from error
+        raise Refused(
+            f"the certificate of {leaf} does not lead to a trusted root: {error}", reason="UNTRUSTED"
+        ) from error
     return tuple(verified.chain)
 
 
@@ -323,5 +333,3 @@ def _leaf_policy() -> verification.ExtensionPolicy:
     return verification.ExtensionPolicy.permit_all().require_present(
         x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None
     )
-
-

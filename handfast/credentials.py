@@ -62,7 +62,8 @@ class Credentials:
             raise Refused(f"the private key is not the key of {leaf}", reason="KEY_MISMATCH")
         if leaf.spiffe_id.trust_domain != bundle.trust_domain:
             raise Refused(
-                f"{leaf.spiffe_id} is not of the bundle's trust domain {bundle.trust_domain}", reason="FOREIGN_TRUST_DOMAIN"
+                f"{leaf.spiffe_id} is not of the bundle's trust domain {bundle.trust_domain}",
+                reason="FOREIGN_TRUST_DOMAIN",
             )
         usage = Usage.CLIENT if Usage.CLIENT in leaf.usages else Usage.SERVER
         verify_leaf(leaf, certificates[1:], bundle.roots, usage=usage, now=now)

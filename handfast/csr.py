@@ -106,7 +106,9 @@ def _parse(data: bytes, keys: KeyPolicy, allow_pem: bool) -> CertificateRequest:
         # Not even the signature of a key that may be 16,000 bits long is looked at (threat H5).
         found.raise_if_any("the CSR is refused")
     if not isinstance(request.signature_hash_algorithm, _SIGNATURE_HASHES) or not request.is_signature_valid:
-        raise Invalid("the CSR is not signed by its own key with SHA-256, SHA-384 or SHA-512", reason="CSR_BAD_SIGNATURE")
+        raise Invalid(
+            "the CSR is not signed by its own key with SHA-256, SHA-384 or SHA-512", reason="CSR_BAD_SIGNATURE"
+        )
     _check_subject(request.subject, found)
     _check_attributes(request.attributes, found)
     names = _read_extensions(request.extensions, found)

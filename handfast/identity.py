@@ -21,6 +21,7 @@ MAX_TRUST_DOMAIN_BYTES = 255
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+", re.ASCII)
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -74,7 +75,9 @@ class SpiffeId:
             if segment in ("", ".", ".."):
                 raise _bad_id(f"spiffe://{self.trust_domain}{self.path}", "a path segment is empty, . or ..")
             if not _SEGMENT.fullmatch(segment):
-                raise _bad_id(f"spiffe://{self.trust_domain}{self.path}", "a path segment has more than letters, digits, . - _")
+                raise _bad_id(
+                    f"spiffe://{self.trust_domain}{self.path}", "a path segment has more than letters, digits, . - _"
+                )
         if len(self.trust_domain.name) + len(self.path) + len("spiffe://") > MAX_SPIFFE_ID_BYTES:
             raise _bad_id(f"spiffe://{self.trust_domain}{self.path}", f"it is longer than {MAX_SPIFFE_ID_BYTES} bytes")
 
@@ -110,7 +113,7 @@ def parse_dns_name(text: str) -> str:
     """A DNS name as a certificate may carry it: lower-case LDH labels, no wildcard, no trailing dot.
 
     A-labels (``xn--``) pass as they are; U-labels do not. A name whose last label is numeric is refused because
-    some verifiers read it as an address (RFC 1123, 2.1; WHATWG URL).
+    some verifiers read it as an address (RFC 1123, 2.1; WHATWG URL, which takes hexadecimal too).
 
     >>> parse_dns_name("web.shop.svc")
     'web.shop.svc'
@@ -122,7 +125,7 @@ def parse_dns_name(text: str) -> str:
         why = "wildcards are not issued"
     elif not all(_DNS_LABEL.fullmatch(label) for label in labels):
         why = "a label is not 1 to 63 of a-z 0-9 - or starts or ends with a hyphen"
-    elif labels[-1].isdigit():
+    elif _NUMBER.fullmatch(labels[-1]):
         why = "the last label is a number"
     else:
         return text
@@ -134,7 +137,8 @@ def parse_dns_name(text: str) -> str:
 
 
 def parse_ip_address(text: str) -> IPAddress:
-    """An IPv4 or IPv6 address in its canonical text, without zone.
+    """An IPv4 or IPv6 address in its canonical text, without zone. IPv4 inside IPv6 (``::ffff:10.0.0.7``) is refused:
+    it has two texts, and verifiers disagree on whether it is the IPv4 address.
 
     >>> parse_ip_address("10.0.0.7")
     IPv4Address('10.0.0.7')
@@ -143,10 +147,14 @@ def parse_ip_address(text: str) -> IPAddress:
         address = ipaddress.ip_address(text)
     except ValueError:
         address = None
-    if address is None or str(address) != text or getattr(address, "scope_id", None):
+    if address is None or str(address) != text or not _is_plain(address):
         raise Invalid(
             f"IP address {_shown(text)} is not in canonical form",
             reason="INVALID_IP_ADDRESS",
             hint="write it like 10.0.0.7 or 2001:db8::7",
         )
     return address
+
+
+def _is_plain(address: IPAddress) -> bool:
+    return isinstance(address, ipaddress.IPv4Address) or (address.scope_id is None and address.ipv4_mapped is None)

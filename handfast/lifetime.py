@@ -22,14 +22,14 @@ def parse_duration(text: str) -> timedelta:
     >>> parse_duration("1h30m")
     datetime.timedelta(seconds=5400)
     """
-    if _DURATION.fullmatch(text) and len(text) <= 32:
+    if len(text) <= 32 and _DURATION.fullmatch(text):
         parts = _PART.findall(text)
         if len({unit for _, unit in parts}) == len(parts):
             seconds = sum(int(number) * _UNITS[unit] for number, unit in parts)
             if 0 < seconds <= _LONGEST.total_seconds():
                 return timedelta(seconds=seconds)
     raise Invalid(
-        f"duration {ascii(text[:40])} is not one of 1s to 36500d",
+        f"duration {text[:40]!a} is not one of 1s to 36500d",
         reason="INVALID_DURATION",
         hint="write it like 90s, 15m, 24h, 30d or 1h30m",
     )
@@ -64,7 +64,7 @@ class Validity:
 
     def __post_init__(self) -> None:
         if self.not_after <= self.not_before:
-            raise ValueError(f"validity ends {self.not_after} before it starts {self.not_before}")
+            raise ValueError(f"validity ends {self.not_after}, which is not after its start {self.not_before}")
 
     @property
     def duration(self) -> timedelta:

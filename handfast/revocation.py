@@ -48,10 +48,10 @@ class Reason(StrEnum):
 
 def split_pem(pem: bytes) -> tuple[bytes, ...]:
     """The DER of every CRL in a PEM text, in order; an empty text has none. Raises ``Invalid`` (``CRL_MALFORMED``)."""
+    blocks = _PEM_LIST.findall(pem)
+    if not blocks and pem.strip():
+        raise Invalid("there is no PEM block of a CRL", reason="CRL_MALFORMED")
     try:
-        blocks = _PEM_LIST.findall(pem)
-        if not blocks and pem.strip():
-            raise ValueError("no PEM block of a CRL")
         return tuple(x509.load_pem_x509_crl(block).public_bytes(serialization.Encoding.DER) for block in blocks)
     except ValueError as error:
         raise Invalid(f"the CRLs cannot be read: {error}", reason="CRL_MALFORMED") from error
@@ -93,7 +93,9 @@ class RevocationList:
         if newer.der == self.der:
             return False
         if newer.number == self.number:
-            raise Refused(f"two different CRLs of {self.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION")
+            raise Refused(
+                f"two different CRLs of {self.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION"
+            )
         if newer.number < self.number or newer.this_update < self.this_update:
             raise Refused(
                 f"CRL number {newer.number} of {newer.this_update:%Y-%m-%dT%H:%M:%SZ} is older than "
@@ -111,7 +113,8 @@ def _verify(crl: x509.CertificateRevocationList, der: bytes, bundle: TrustBundle
     for extension in extensions:
         if extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS:
             raise Refused(
-                f"the CRL has an unknown critical extension {extension.oid.dotted_string}", reason="CRL_UNKNOWN_CRITICAL"
+                f"the CRL has an unknown critical extension {extension.oid.dotted_string}",
+                reason="CRL_UNKNOWN_CRITICAL",
             )
     key_id = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
     number = extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
@@ -124,7 +127,9 @@ def _verify(crl: x509.CertificateRevocationList, der: bytes, bundle: TrustBundle
     if not issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
         raise Refused(f"{crl.issuer.rfc4514_string()!r} may not sign CRLs (no cRLSign)", reason="CRL_FOREIGN_ISSUER")
     if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
-        raise Refused(f"the signature of the CRL of {crl.issuer.rfc4514_string()!r} is wrong", reason="CRL_BAD_SIGNATURE")
+        raise Refused(
+            f"the signature of the CRL of {crl.issuer.rfc4514_string()!r} is wrong", reason="CRL_BAD_SIGNATURE"
+        )
     this_update, next_update = crl.last_update_utc, crl.next_update_utc
     if next_update is None or next_update <= this_update:
         raise Invalid("the CRL has no usable nextUpdate (RFC 5280, 5.1.2.5)", reason="CRL_MALFORMED")

@@ -76,7 +76,13 @@ class TestAuthority:
 
     __test__ = False  # for pytest: this is no test class
 
-    def __init__(self, trust_domain: str = "test.example", *, clock: Clock | None = None, list_validity: timedelta = timedelta(hours=12)) -> None:
+    def __init__(
+        self,
+        trust_domain: str = "test.example",
+        *,
+        clock: Clock | None = None,
+        list_validity: timedelta = timedelta(hours=12),
+    ) -> None:
         self.trust_domain = TrustDomain(trust_domain)
         self.clock = clock or SystemClock()
         self.list_validity = list_validity
@@ -297,7 +303,9 @@ def _issuer_reference(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier(subject_key_id(issuer), None, None)
 
 
-def _key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         content_commitment=False,

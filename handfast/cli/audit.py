@@ -31,7 +31,14 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most this many, the newest.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="At most this many, the newest.",
+)
 @output_option
 @click.pass_context
 def list_(ctx: click.Context, limit: int, output: str) -> None:

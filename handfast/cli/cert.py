@@ -40,7 +40,9 @@ def cert() -> None:
 
 @cert.command("issue")
 @click.argument("spiffe_id")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory for key and certificate.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory for key and certificate."
+)
 @click.option("--ttl", default="", help="Shorter than the entry's lifetime, like 1h.")
 @click.pass_context
 def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
@@ -65,8 +67,16 @@ def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
 
 @cert.command("sign")
 @click.argument("spiffe_id")
-@click.option("--csr", "csr_file", required=True, type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), help="PKCS#10, PEM or DER; - is stdin.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the chain; stdout when absent.")
+@click.option(
+    "--csr",
+    "csr_file",
+    required=True,
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="PKCS#10, PEM or DER; - is stdin.",
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the chain; stdout when absent."
+)
 @click.option("--ttl", default="", help="Shorter than the entry's lifetime, like 1h.")
 @click.pass_context
 def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, ttl: str) -> None:
@@ -80,7 +90,9 @@ def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, t
     from handfast.wire.v1 import registry_pb2
 
     data = read_file(csr_file)
-    parse_csr(data, keys=LEAF_KEYS_WITH_RSA, allow_pem=True)  # a mistake is told here, before anything is asked of the CA
+    parse_csr(
+        data, keys=LEAF_KEYS_WITH_RSA, allow_pem=True
+    )  # a mistake is told here, before anything is asked of the CA
     if data.lstrip().startswith(b"-----"):
         data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
     request = registry_pb2.SignRequest(spiffe_id=spiffe_id, csr=data, lifetime=_lifetime(ttl))
@@ -90,8 +102,16 @@ def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, t
 
 
 @cert.command("renew")
-@click.option("--cert", "cert_file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Present certificate chain, PEM.")
-@click.option("--key", "key_file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Its private key, PEM.")
+@click.option(
+    "--cert",
+    "cert_file",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Present certificate chain, PEM.",
+)
+@click.option(
+    "--key", "key_file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Its private key, PEM."
+)
 @click.pass_context
 def renew(ctx: click.Context, cert_file: Path, key_file: Path) -> None:
     """Renew with the present certificate as the proof; both files are replaced, the key by a new one."""
@@ -103,7 +123,13 @@ def renew(ctx: click.Context, cert_file: Path, key_file: Path) -> None:
 
 @cert.command("needs-renewal")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--fraction", type=click.FloatRange(0.01, 0.99), default=0.5, show_default=True, help="Due from this share of its life on.")
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0.01, 0.99),
+    default=0.5,
+    show_default=True,
+    help="Due from this share of its life on.",
+)
 def needs_renewal(file: Path, fraction: float) -> None:
     """Exit 0 when the certificate in FILE is due for renewal, 1 when it is not."""
     from handfast.certificates import load_certificates
@@ -118,9 +144,13 @@ def needs_renewal(file: Path, fraction: float) -> None:
 
 
 @cert.command("list")
-@click.option("--identity", default="", metavar="GLOB", help="Only identities that match, like 'spiffe://prod.example/shop/*'.")
+@click.option(
+    "--identity", default="", metavar="GLOB", help="Only identities that match, like 'spiffe://prod.example/shop/*'."
+)
 @click.option("--status", type=click.Choice(["valid", "revoked", "expired", "intended"]), help="Only these.")
-@click.option("--expiring-within", default="", metavar="DURATION", help="Only those that expire within this time, like 12h.")
+@click.option(
+    "--expiring-within", default="", metavar="DURATION", help="Only those that expire within this time, like 12h."
+)
 @output_option
 @click.pass_context
 def list_(ctx: click.Context, identity: str, status: str | None, expiring_within: str, output: str) -> None:

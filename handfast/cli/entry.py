@@ -78,7 +78,9 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
 
 
 @entry.command("list")
-@click.option("--identity", default="", metavar="GLOB", help="Only identities that match, like 'spiffe://prod.example/shop/*'.")
+@click.option(
+    "--identity", default="", metavar="GLOB", help="Only identities that match, like 'spiffe://prod.example/shop/*'."
+)
 @output_option
 @click.pass_context
 def list_(ctx: click.Context, identity: str, output: str) -> None:
@@ -89,7 +91,8 @@ def list_(ctx: click.Context, identity: str, output: str) -> None:
     with registry(ctx) as stub:
         while True:
             page = stub.ListEntries(
-                registry_pb2.ListEntriesRequest(identity_glob=identity, page_size=500, page_token=token), timeout=TIMEOUT
+                registry_pb2.ListEntriesRequest(identity_glob=identity, page_size=500, page_token=token),
+                timeout=TIMEOUT,
             )
             rows += [row(found) for found in page.entries]
             token = page.next_page_token

@@ -46,7 +46,7 @@ def write_file(path: Path, data: bytes, *, mode: int) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise NotFound(f"{path} cannot be written: {error.strerror}", reason="NO_FILE") from error

@@ -36,11 +36,18 @@ class Column:
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """``-o/--output`` as on every command that prints a result."""
     return click.option(
-        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print the result."
+        "-o",
+        "--output",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="How to print the result.",
     )(command)
 
 
-def emit(rows: Sequence[Row], columns: Sequence[Column], output: str, *, name: str, empty: str = "nothing found") -> None:
+def emit(
+    rows: Sequence[Row], columns: Sequence[Column], output: str, *, name: str, empty: str = "nothing found"
+) -> None:
     """Prints a list. ``name`` is the key that ``-o name`` prints, one a line; an empty table says so on stderr."""
     if output == "table":
         if rows:

@@ -56,7 +56,9 @@ def _presented(connection: ssl.SSLSocket) -> list[x509.Certificate]:
     if hasattr(connection, "get_unverified_chain"):
         ders = [bytes(der) for der in connection.get_unverified_chain()]
     elif hasattr(inner, "get_unverified_chain"):
-        return [x509.load_pem_x509_certificate(one.public_bytes().encode("ascii")) for one in inner.get_unverified_chain()]
+        return [
+            x509.load_pem_x509_certificate(one.public_bytes().encode("ascii")) for one in inner.get_unverified_chain()
+        ]
     else:
         ders = [connection.getpeercert(binary_form=True) or b""]
     return [x509.load_der_x509_certificate(der) for der in ders if der]

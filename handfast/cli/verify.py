@@ -28,13 +28,28 @@ _FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 
 @click.command()
 @click.argument("file", type=_FILE)
-@click.option("--bundle", "bundle_file", required=True, type=_FILE, help="Trusted roots, PEM; issuing CAs may stand beside them.")
-@click.option("--crl", "crl_file", type=_FILE, help="Revocation lists, PEM. Without it, revocation is not checked, and it says so.")
-@click.option("--usage", type=click.Choice(["client", "server"]), default="client", show_default=True, help="For which role in TLS.")
+@click.option(
+    "--bundle", "bundle_file", required=True, type=_FILE, help="Trusted roots, PEM; issuing CAs may stand beside them."
+)
+@click.option(
+    "--crl",
+    "crl_file",
+    type=_FILE,
+    help="Revocation lists, PEM. Without it, revocation is not checked, and it says so.",
+)
+@click.option(
+    "--usage",
+    type=click.Choice(["client", "server"]),
+    default="client",
+    show_default=True,
+    help="For which role in TLS.",
+)
 @click.option("--identity", default="", help="The SPIFFE ID that it must have.")
 @click.option("--dns", default="", help="A DNS name that it must have.")
 @output_option
-def verify(file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, output: str) -> None:
+def verify(
+    file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, output: str
+) -> None:
     """Verify the certificate chain in FILE (leaf first) against a trust bundle and revocation lists.
 
     Exits 0 when all is well, 1 when something is not.
@@ -44,7 +59,9 @@ def verify(file: Path, bundle_file: Path, crl_file: Path | None, usage: str, ide
     now = SystemClock().now()
     checks = list(_verify(file, bundle_file, crl_file, usage, identity, dns, now))
     if output in ("json", "yaml"):
-        print_document([{"check": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks], output)
+        print_document(
+            [{"check": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks], output
+        )
     else:
         print_checks(checks)
     raise SystemExit(any(check.level is Level.FAILED for check in checks))
@@ -62,7 +79,13 @@ def _verify(
         leaf = Leaf.of(chain[0])
     except HandfastError as error:
         for violation in error.violations or (error,):
-            yield Check(group, "X.509-SVID", Level.FAILED, str(violation), "this is not a leaf that Handfast would issue or accept")
+            yield Check(
+                group,
+                "X.509-SVID",
+                Level.FAILED,
+                str(violation),
+                "this is not a leaf that Handfast would issue or accept",
+            )
         return
     yield Check(group, "X.509-SVID", Level.OK, str(leaf))
     bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
@@ -95,18 +118,39 @@ def _path_hint(reason: str, chain: tuple[x509.Certificate, ...], bundle: TrustBu
 def _verify_names(group: str, leaf: Leaf, identity: str, dns: str) -> Iterator[Check]:
     if identity:
         good = str(leaf.spiffe_id) == identity
-        yield Check(group, "identity", Level.OK if good else Level.FAILED, f"{leaf.spiffe_id}" + ("" if good else f" is not {identity}"))
+        yield Check(
+            group,
+            "identity",
+            Level.OK if good else Level.FAILED,
+            f"{leaf.spiffe_id}" + ("" if good else f" is not {identity}"),
+        )
     if dns:
         good = dns in leaf.dns_names
         names = ", ".join(leaf.dns_names) or "none"
-        yield Check(group, "DNS name", Level.OK if good else Level.FAILED, dns if good else f"{dns} is not among its names ({names})")
+        yield Check(
+            group,
+            "DNS name",
+            Level.OK if good else Level.FAILED,
+            dns if good else f"{dns} is not among its names ({names})",
+        )
 
 
 def _verify_revocation(
-    group: str, leaf: Leaf, chain: tuple[x509.Certificate, ...], bundle: TrustBundle, crl_file: Path | None, now: datetime
+    group: str,
+    leaf: Leaf,
+    chain: tuple[x509.Certificate, ...],
+    bundle: TrustBundle,
+    crl_file: Path | None,
+    now: datetime,
 ) -> Iterator[Check]:
     if crl_file is None:
-        yield Check(group, "revocation", Level.WARNING, "not checked", "give the lists with --crl; `handfast crl download` gets them")
+        yield Check(
+            group,
+            "revocation",
+            Level.WARNING,
+            "not checked",
+            "give the lists with --crl; `handfast crl download` gets them",
+        )
         return
     from handfast.bundle import TrustBundle
     from handfast.revocation import Freshness
@@ -119,12 +163,30 @@ def _verify_revocation(
         return
     state = known.freshness(leaf.issuer_key_id, now)
     if known.revoked(leaf.issuer_key_id, leaf.serial):
-        yield Check(group, "revocation", Level.FAILED, f"serial {leaf.serial_text} is revoked", "there is no way back: enrol again with a new key")
+        yield Check(
+            group,
+            "revocation",
+            Level.FAILED,
+            f"serial {leaf.serial_text} is revoked",
+            "there is no way back: enrol again with a new key",
+        )
     elif state is Freshness.UNKNOWN:
-        yield Check(group, "revocation", Level.FAILED, "no list of its issuer is in the file", "`handfast crl download` gets all of them")
+        yield Check(
+            group,
+            "revocation",
+            Level.FAILED,
+            "no list of its issuer is in the file",
+            "`handfast crl download` gets all of them",
+        )
     elif state is Freshness.EXPIRED:
         until = shown_time(known.lists[leaf.issuer_key_id].next_update)
-        yield Check(group, "revocation", Level.FAILED, f"the list ended at {until}, and says nothing about now", "`handfast crl download` gets a new one")
+        yield Check(
+            group,
+            "revocation",
+            Level.FAILED,
+            f"the list ended at {until}, and says nothing about now",
+            "`handfast crl download` gets a new one",
+        )
     else:
         yield Check(group, "revocation", Level.OK, f"not on list number {known.lists[leaf.issuer_key_id].number}")
 

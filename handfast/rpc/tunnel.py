@@ -97,7 +97,9 @@ class Tunnel:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 reader, writer = await asyncio.open_connection(peer.host, peer.port, ssl=context, limit=CHUNK)
         except ssl.SSLCertVerificationError as error:
-            raise Unauthenticated(f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED") from error
+            raise Unauthenticated(
+                f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED"
+            ) from error
         except (OSError, TimeoutError) as error:
             text = str(error) or "no answer in time"
             raise Unavailable(f"{peer} cannot be reached: {text}", hint="is it running there?") from error
@@ -114,7 +116,9 @@ class Tunnel:
         snapshot, now = self._source.current(), self._clock.now()
         if leaf.spiffe_id != self._peer.spiffe_id:
             raise Unauthenticated(f"it is {leaf.spiffe_id}, not {self._peer.spiffe_id}", reason="WRONG_IDENTITY")
-        verify_leaf(leaf, (*snapshot.chain[1:], *snapshot.bundle.issuers), snapshot.bundle.roots, usage=Usage.SERVER, now=now)
+        verify_leaf(
+            leaf, (*snapshot.chain[1:], *snapshot.bundle.issuers), snapshot.bundle.roots, usage=Usage.SERVER, now=now
+        )
         verdict = judge_credentials(leaf, snapshot.revocations, now, self._freshness)
         if not verdict.allowed:
             raise Unauthenticated(verdict.message, reason=verdict.reason)
@@ -160,7 +164,10 @@ async def open_tunnel(
             with contextlib.suppress(asyncio.CancelledError):
                 await tunnel.serve(reader, writer)
 
-        unsubscribe = source.subscribe(lambda _: loop.call_soon_threadsafe(tunnel.tell))
+        def on_change(_credentials: Credentials | None) -> None:
+            loop.call_soon_threadsafe(tunnel.tell)
+
+        unsubscribe = source.subscribe(on_change)
         listening = await asyncio.start_unix_server(serve, path, limit=CHUNK)
         try:
             yield tunnel

@@ -59,7 +59,7 @@ class DirectorySource:
             try:
                 self._holder.publish(self._read(self._holder.current().revocations))
             except HandfastError as error:
-                _log.error("the new credentials in %s are not used: %s", self._path, error.message)  # noqa: TRY400  a state, not a crash
+                _log.error("the new credentials in %s are not used: %s", self._path, error.message)
 
     def _look(self) -> tuple[object, ...]:
         """What changes when a generation does: where ``..data`` points to, or each file's identity."""

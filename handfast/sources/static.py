@@ -46,8 +46,7 @@ class StaticSource:
             for subscriber in tuple(self._subscribers.values()):
                 try:
                     subscriber(credentials)
-                except Exception:
-                    # One subscriber's fault must not keep a revocation from the others.
+                except Exception:  # noqa: BLE001 - one subscriber's fault must not keep a revocation from the others
                     _log.exception("a subscriber to credentials failed")
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:

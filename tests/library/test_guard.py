@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -17,7 +18,7 @@ from handfast.rpc.caller import caller
 from handfast.rpc.guard import AioGuard, Guard
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.codec import from_rpc_error
-from library.mesh import BOTH, COLLECT, STREAM, UNARY, aio_server, plain_aio, plain_sync, sync_server
+from tests.library.mesh import BOTH, COLLECT, STREAM, UNARY, aio_server, plain_aio, plain_sync, sync_server
 
 EVERYBODY = in_trust_domain("test.example")
 pytestmark = pytest.mark.timeout(60)
@@ -37,8 +38,14 @@ def authority() -> TestAuthority:
 async def test_a_handler_sees_the_identity_that_the_handshake_proved(authority: TestAuthority) -> None:
     """B9: not what the caller claims in metadata."""
     guard = AioGuard(authority.source("/server"), EVERYBODY)
-    async with aio_server(guard._judge.source, guard) as (target, _), plain_aio(target, authority.issue("/web")) as channel:
-        forged = (("x-forwarded-client-cert", "By=spiffe://test.example/admin"), ("x-spiffe-id", "spiffe://test.example/admin"))
+    async with (
+        aio_server(guard._judge.source, guard) as (target, _),
+        plain_aio(target, authority.issue("/web")) as channel,
+    ):
+        forged = (
+            ("x-forwarded-client-cert", "By=spiffe://test.example/admin"),
+            ("x-spiffe-id", "spiffe://test.example/admin"),
+        )
         assert await channel.unary_unary(UNARY)(b"hello", metadata=forged) == b"spiffe://test.example/web hello"
         stream = channel.unary_stream(STREAM)(b"")
         assert await stream.read() == b"spiffe://test.example/web"
@@ -75,7 +82,7 @@ async def test_a_client_stream_ends_when_its_caller_is_revoked(authority: TestAu
     source, web = authority.source("/server"), authority.issue("/web")
     guard = AioGuard(source, EVERYBODY)
     async with aio_server(source, guard) as (target, _), plain_aio(target, web) as channel:
-        stream = channel.stream_stream(method)() if method == BOTH else channel.stream_unary(method)()
+        stream: Any = channel.stream_stream(method)() if method == BOTH else channel.stream_unary(method)()
         await stream.write(b"1")
         if method == BOTH:
             await stream.read()
@@ -177,7 +184,7 @@ async def test_a_leaf_with_two_identities_is_refused(authority: TestAuthority) -
 
 async def test_a_weak_key_that_grpc_takes_is_refused(authority: TestAuthority) -> None:
     """A10: RSA of 1024 bits passes the handshake."""
-    key = rsa.generate_private_key(65537, 1024)  # noqa: S505
+    key = rsa.generate_private_key(65537, 1024)
     names = [x509.UniformResourceIdentifier("spiffe://test.example/web")]
     await assert_refused(authority, key, authority.sign_leaf(key.public_key(), names), "WEAK_KEY")
 
@@ -200,7 +207,9 @@ async def assert_refused(
     source = authority.source("/server")
     guard = AioGuard(source, policy)
     credentials = grpc.ssl_channel_credentials(
-        authority.bundle.roots_pem, dump_private_key_pem(key), pem_chain([certificate, authority.issuer])  # type: ignore[arg-type]
+        authority.bundle.roots_pem,
+        dump_private_key_pem(key),
+        pem_chain([certificate, authority.issuer]),  # type: ignore[arg-type]
     )
     async with aio_server(source, guard) as (target, _), grpc.aio.secure_channel(target, credentials) as channel:
         assert (await refusal(channel.unary_unary(UNARY)(b""))).reason == reason

@@ -16,7 +16,7 @@ from handfast.rpc.channel import channel
 from handfast.rpc.guard import Guard
 from handfast.sources import DirectorySource
 from handfast.testing import TestAuthority
-from library.mesh import STREAM, UNARY, sync_server
+from tests.library.mesh import STREAM, UNARY, sync_server
 
 SERVER = SpiffeId.parse("spiffe://test.example/server")
 EVERYBODY = in_trust_domain("test.example")
@@ -99,7 +99,9 @@ def write(directory: Path, credentials: Credentials, name: str) -> None:
     os.replace(directory / "..next", directory / "..data")
 
 
-def test_a_directory_is_followed_and_a_broken_generation_changes_nothing(authority: TestAuthority, tmp_path: Path) -> None:
+def test_a_directory_is_followed_and_a_broken_generation_changes_nothing(
+    authority: TestAuthority, tmp_path: Path
+) -> None:
     """E7"""
     first, second = authority.issue("/web"), authority.issue("/web")
     write(tmp_path, first, "one")
@@ -111,7 +113,11 @@ def test_a_directory_is_followed_and_a_broken_generation_changes_nothing(authori
         assert source.current().leaf == first.leaf
         mismatched = tmp_path / "broken"
         mismatched.mkdir()
-        for name, data in (("tls.crt", second.chain_pem), ("tls.key", first.key_pem), ("ca.crt", first.bundle.roots_pem)):
+        for name, data in (
+            ("tls.crt", second.chain_pem),
+            ("tls.key", first.key_pem),
+            ("ca.crt", first.bundle.roots_pem),
+        ):
             (mismatched / name).write_bytes(data)
         (tmp_path / "..next").symlink_to("broken")
         os.replace(tmp_path / "..next", tmp_path / "..data")

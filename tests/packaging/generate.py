@@ -14,8 +14,12 @@ DIRECTORIES = ("handfast/wire/v1", "examples/shop/v1")
 
 
 def generate(into: Path) -> None:
-    files = [str(file.relative_to(ROOT)) for directory in DIRECTORIES for file in sorted((ROOT / directory).glob("*.proto"))]
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # protoc looks for its mypy plugins there
+    files = [
+        str(file.relative_to(ROOT)) for directory in DIRECTORIES for file in sorted((ROOT / directory).glob("*.proto"))
+    ]
+    os.environ["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # protoc looks for its mypy plugins there
+    )
     well_known = Path(protoc.__file__).parent / "_proto"
     targets = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     status = protoc.main(["protoc", f"-I{ROOT}", f"-I{well_known}", *targets, *files])
