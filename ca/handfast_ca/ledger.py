@@ -8,7 +8,7 @@ One contract test suite (``tests/ca/ledger_contract.py``) runs against every imp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
@@ -108,6 +108,9 @@ class CertificateRecord:
     parent_serial: int | None = None
     revoked_at: datetime | None = None
     reason: Reason | None = None
+
+    def completed(self, der: bytes) -> CertificateRecord:
+        return replace(self, status=Status.ISSUED, der=der)
 
     def describe(self, now: datetime) -> str:
         """``intended``, ``valid``, ``revoked`` or ``expired``: the words of the contract."""

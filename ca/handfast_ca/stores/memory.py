@@ -153,7 +153,7 @@ class MemoryLedger:
         fresh = verdicts.check_completion(row.record if row else None, serial, der)
         assert row is not None
         if fresh:
-            row.record = replace(row.record, status=Status.ISSUED, der=der)
+            row.record = row.record.completed(der)
         return row.record
 
     async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:
@@ -238,7 +238,7 @@ class MemoryLedger:
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
         issuer = self._issuers.get(issuer_key_id, _IssuerRow())
-        this_update = verdicts.next_update_time(issuer.this_update, verdicts.whole_seconds(now))
+        this_update = verdicts.next_this_update(issuer.this_update, verdicts.whole_seconds(now))
         number = issuer.number + 1
         self._issuers[issuer_key_id] = replace(issuer, number=number, this_update=this_update)
         entries = tuple(

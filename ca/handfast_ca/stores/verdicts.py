@@ -25,7 +25,7 @@ __all__ = [
     "check_presented",
     "check_token",
     "forgettable",
-    "next_update_time",
+    "next_this_update",
     "no_certificate",
     "no_entry",
     "page_size",
@@ -154,7 +154,7 @@ def check_completion(record: CertificateRecord | None, serial: int, der: bytes) 
     return record.status is Status.INTENDED
 
 
-def next_update_time(last: datetime | None, now: datetime) -> datetime:
+def next_this_update(last: datetime | None, now: datetime) -> datetime:
     """thisUpdate of the next CRL: rises by at least a second, up to thirty seconds back, never ahead (threat D3)."""
     this_update = now - CRL_BACKDATE if last is None else max(last + SECOND, now - CRL_BACKDATE)
     if this_update > now:

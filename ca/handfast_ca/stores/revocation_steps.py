@@ -1,0 +1,180 @@
+"""Steps of revocations, CRLs and marks on one connection. Each looks first and writes last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from handfast.errors import Invalid
+from handfast.identity import SpiffeId
+from handfast.revocation import Reason
+from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
+from handfast_ca.stores import verdicts
+from handfast_ca.stores.certificate_steps import row_of
+from handfast_ca.stores.prepared import Prepared
+from handfast_ca.stores.registration_steps import bump_entry, drop_tokens, find_entry
+from handfast_ca.stores.rows import ceiling, dump_number, epoch, load_certificate, load_number, moment
+from handfast_ca.stores.schema import blocked, certificates, entries, issuers, marks, tokens
+
+__all__ = [
+    "counts",
+    "latest_crl",
+    "mark",
+    "plan_crl",
+    "raise_mark",
+    "record_crl",
+    "revoke_dangling",
+    "revoke_identity",
+    "revoke_serial",
+]
+
+Revoked = tuple[tuple[CertificateRecord, ...], bool]
+_c, _i, _m = certificates.c, issuers.c, marks.c
+
+_tree = select(_c.seq, _c.serial).where(_c.seq == bindparam("first")).cte("tree", recursive=True)
+_tree = _tree.union(select(_c.seq, _c.serial).where(_c.parent_serial == _tree.c.serial))
+_DESCENDANTS = Prepared(select(certificates).join(_tree, _tree.c.seq == _c.seq).order_by(_c.seq))
+_OF_IDENTITY = Prepared(
+    select(certificates).where(_c.spiffe_id == bindparam("identity"), _c.not_after >= bindparam("now")).order_by(_c.seq)
+)
+_ANY_OF_IDENTITY = Prepared(select(_c.seq).where(_c.spiffe_id == bindparam("identity")).limit(1))
+_DANGLING = Prepared(select(certificates).where(_c.der.is_(None), _c.revoked_at.is_(None)).order_by(_c.seq))
+_REVOKE = Prepared(
+    update(certificates).where(_c.seq == bindparam("row")).values(revoked_at=bindparam("at"), reason=bindparam("why"))
+)
+_IS_BLOCKED = Prepared(select(blocked.c.spki_sha256).where(blocked.c.spki_sha256 == bindparam("key")))
+_BLOCK = Prepared(insert(blocked))
+_ISSUER = Prepared(select(issuers).where(_i.issuer_key_id == bindparam("issuer")))
+_ADD_ISSUER = Prepared(insert(issuers), ["issuer_key_id", "number", "this_update"])
+_SPEND_NUMBER = Prepared(
+    update(issuers)
+    .where(_i.issuer_key_id == bindparam("issuer"))
+    .values(number=bindparam("next"), this_update=bindparam("at"))
+)
+_ON_CRL = Prepared(
+    select(_c.serial, _c.revoked_at, _c.reason)
+    .where(_c.issuer_key_id == bindparam("issuer"), _c.revoked_at.is_not(None), _c.carried_by.is_(None))
+    .order_by(_c.seq)
+)
+_KEEP_CRL = Prepared(
+    update(issuers)
+    .where(_i.issuer_key_id == bindparam("issuer"))
+    .values(crl_number=bindparam("number_of_it"), crl=bindparam("octets"), next_update=bindparam("until"))
+)
+_CARRY = Prepared(
+    update(certificates)
+    .where(_c.issuer_key_id == bindparam("issuer"), _c.serial == bindparam("of"))
+    .where(_c.not_after < bindparam("at"), func.coalesce(_c.carried_by, b"") < bindparam("by"))
+    .values(carried_by=bindparam("by"))
+)
+_MARK = Prepared(select(_m.value).where(_m.name == bindparam("called")))
+_ADD_MARK = Prepared(insert(marks))
+_SET_MARK = Prepared(update(marks).where(_m.name == bindparam("called")).values(value=bindparam("raised")))
+_revoked, _unexpired, _issued = _c.revoked_at.is_not(None), _c.not_after >= bindparam("now"), _c.der.is_not(None)
+_count = func.count()
+_COUNTS = Prepared(
+    select(
+        select(_count).select_from(entries).scalar_subquery().label("entries"),
+        select(_count).where(tokens.c.expires_at >= bindparam("now")).scalar_subquery().label("tokens"),
+        select(_count).where(~_revoked, _unexpired, _issued).scalar_subquery().label("valid"),
+        select(_count).where(_revoked).select_from(certificates).scalar_subquery().label("revoked"),
+        select(_count).where(~_revoked, _unexpired, ~_issued).scalar_subquery().label("intended"),
+    )
+)
+
+
+def revoke_serial(connection: Connection, serial: int, reason: Reason, now: datetime) -> Revoked:
+    first = row_of(connection, serial)
+    return _revoke(connection, _DESCENDANTS(connection, first=first.seq).all(), reason, now)
+
+
+def revoke_identity(connection: Connection, spiffe_id: SpiffeId, reason: Reason, now: datetime) -> Revoked:
+    identity = str(spiffe_id)
+    entry = find_entry(connection, spiffe_id)
+    if entry is None and _ANY_OF_IDENTITY(connection, identity=identity).first() is None:
+        raise verdicts.no_certificate(identity)
+    if entry is not None:
+        bump_entry(connection, spiffe_id)
+    drop_tokens(connection, spiffe_id)
+    return _revoke(connection, _OF_IDENTITY(connection, identity=identity, now=epoch(now)).all(), reason, now)
+
+
+def revoke_dangling(connection: Connection, now: datetime) -> Sequence[CertificateRecord]:
+    return _revoke(connection, _DANGLING(connection).all(), Reason.UNSPECIFIED, now)[0]
+
+
+def _revoke(connection: Connection, rows: Sequence[Row[Any]], reason: Reason, now: datetime) -> Revoked:
+    """The first reason and time stay."""
+    fresh = [row for row in rows if row.revoked_at is None]
+    at = epoch(now)
+    _REVOKE.many(connection, [{"row": row.seq, "at": at, "why": reason.value} for row in fresh])
+    if reason is Reason.KEY_COMPROMISE:
+        _block(connection, {row.spki_sha256 for row in rows})
+    chosen = {row.seq for row in fresh}
+    records = tuple(
+        replace(load_certificate(row), revoked_at=moment(at), reason=reason)
+        if row.seq in chosen
+        else load_certificate(row)
+        for row in rows
+    )
+    return records, bool(rows) and not fresh
+
+
+def _block(connection: Connection, keys: set[bytes]) -> None:
+    unknown = [key for key in sorted(keys) if _IS_BLOCKED(connection, key=key).first() is None]
+    _BLOCK.many(connection, [{"spki_sha256": key} for key in unknown])
+
+
+def plan_crl(connection: Connection, issuer_key_id: bytes, now: datetime) -> CrlPlan:
+    row = _ISSUER(connection, issuer=issuer_key_id).first()
+    last = moment(row.this_update) if row is not None else None
+    this_update = verdicts.next_this_update(last, verdicts.whole_seconds(now))
+    number = load_number(row.number if row is not None else None) + 1
+    spent = {"next": dump_number(number), "at": epoch(this_update)}
+    if row is None:
+        _ADD_ISSUER(connection, issuer_key_id=issuer_key_id, number=spent["next"], this_update=spent["at"])
+    else:
+        _SPEND_NUMBER(connection, issuer=issuer_key_id, **spent)
+    entries_of_it = tuple(
+        RevokedEntry(load_number(found.serial), moment(found.revoked_at), Reason(found.reason))
+        for found in _ON_CRL(connection, issuer=issuer_key_id)
+    )
+    return CrlPlan(issuer_key_id, number, this_update, entries_of_it)
+
+
+def record_crl(connection: Connection, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
+    row = _ISSUER(connection, issuer=plan.issuer_key_id).first()
+    if row is None or plan.number > load_number(row.number):
+        raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
+    number = dump_number(plan.number)
+    if plan.number > load_number(row.crl_number):
+        _KEEP_CRL(connection, issuer=plan.issuer_key_id, number_of_it=number, octets=der, until=epoch(next_update))
+    common = {"issuer": plan.issuer_key_id, "at": epoch(plan.this_update), "by": number}
+    _CARRY.many(connection, [{**common, "of": dump_number(entry.serial)} for entry in plan.entries])
+
+
+def latest_crl(connection: Connection, issuer_key_id: bytes) -> bytes | None:
+    row = _ISSUER(connection, issuer=issuer_key_id).first()
+    return row.crl if row is not None else None
+
+
+def mark(connection: Connection, name: str) -> int:
+    return int(_MARK(connection, called=name).scalar() or 0)
+
+
+def raise_mark(connection: Connection, name: str, value: int) -> int:
+    known = _MARK(connection, called=name).scalar()
+    if known is None:
+        _ADD_MARK(connection, name=name, value=max(value, 0))
+        return max(value, 0)
+    if value > known:
+        _SET_MARK(connection, called=name, raised=value)
+    return max(int(known), value)
+
+
+def counts(connection: Connection, now: datetime) -> dict[str, int]:
+    return dict(_COUNTS(connection, now=ceiling(now)).one()._mapping)

@@ -1,0 +1,176 @@
+"""The ledger in one SQLite file: WAL, full sync, one writer with group commit, readers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from handfast.identity import SpiffeId
+from handfast.revocation import Reason
+from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Page, TokenRecord
+from handfast_ca.registration import Entry
+from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import registration_steps as registrations
+from handfast_ca.stores import revocation_steps as revocations
+from handfast_ca.stores.database import check_place, hold, open_reader, open_writer, prepare
+from handfast_ca.stores.reserve import RESERVE_OCTETS, Reserve
+from handfast_ca.stores.trouble import translated
+from handfast_ca.stores.writer import Step, Writer
+
+__all__ = ["SqliteLedger"]
+
+T = TypeVar("T")
+READERS = 2
+
+
+class SqliteLedger:
+    """Make it with :meth:`open`; end it with :meth:`close`. One process at a time."""
+
+    def __init__(self, *, lock: int, writing: Engine, reading: Engine, reserve: Reserve) -> None:
+        self._lock = lock
+        self._writing = writing
+        self._reading = reading
+        self._writer = Writer(writing, reserve)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path | str, *, reserve: int = RESERVE_OCTETS) -> SqliteLedger:
+        """Raises ``Conflict`` (``LEDGER_IN_USE``), ``Refused`` (``LEDGER_DIRECTORY``, ``LEDGER_MODE``,
+        ``LEDGER_NEWER``), ``Broken`` (``LEDGER_DAMAGED``) or ``Unavailable``.
+        """
+        return await asyncio.to_thread(cls._open, Path(path), reserve)
+
+    @classmethod
+    def _open(cls, path: Path, reserve: int) -> SqliteLedger:
+        check_place(path)
+        lock = hold(path)
+        writing = open_writer(path)
+        try:
+            prepare(writing, path)
+            kept = Reserve(path.with_name(f"{path.name}.reserve"), reserve)
+        except BaseException:
+            writing.dispose()
+            os.close(lock)
+            raise
+        return cls(lock=lock, writing=writing, reading=open_reader(path, READERS), reserve=kept)
+
+    async def _read(self, step: Step[T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, step)
+
+    def _read_now(self, step: Step[T]) -> T:
+        try:
+            with self._reading.begin() as connection:
+                return step(connection)
+        except SQLAlchemyError as error:
+            raise translated(error) from error
+
+    async def add_entry(self, entry: Entry) -> Entry:
+        return await self._writer.write(partial(registrations.add_entry, entry=entry))
+
+    async def get_entry(self, spiffe_id: SpiffeId) -> Entry:
+        return await self._read(partial(registrations.get_entry, spiffe_id=spiffe_id))
+
+    async def list_entries(self, identity_glob: str = "", *, limit: int = 100, token: str = "") -> Page[Entry]:
+        return await self._read(
+            partial(registrations.list_entries, identity_glob=identity_glob, limit=limit, token=token)
+        )
+
+    async def remove_entry(self, spiffe_id: SpiffeId) -> None:
+        await self._writer.write(partial(registrations.remove_entry, spiffe_id=spiffe_id), essential=True)
+
+    async def add_token(self, token: TokenRecord) -> None:
+        await self._writer.write(partial(registrations.add_token, token=token))
+
+    async def find_token(self, digest: bytes) -> TokenRecord:
+        return await self._read(partial(registrations.find_token, digest=digest))
+
+    async def intend(self, intention: Intention) -> CertificateRecord | None:
+        return await self._writer.write(partial(book.intend, intention=intention))
+
+    async def complete(self, serial: int, issuer_key_id: bytes, der: bytes) -> CertificateRecord:
+        return await self._writer.write(partial(book.complete, serial=serial, issuer_key_id=issuer_key_id, der=der))
+
+    async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:
+        return await self._read(partial(book.answered, request_digest=request_digest, now=now))
+
+    async def find(self, serial: int) -> CertificateRecord:
+        return await self._read(partial(book.find, serial=serial))
+
+    async def list_certificates(
+        self, wanted: CertificateFilter, *, limit: int = 100, token: str = ""
+    ) -> Page[CertificateRecord]:
+        return await self._read(partial(book.list_certificates, wanted=wanted, limit=limit, token=token))
+
+    async def revoke_dangling(self, *, now: datetime) -> Sequence[CertificateRecord]:
+        return await self._writer.write(partial(revocations.revoke_dangling, now=now), essential=True)
+
+    async def forget_expired(self, *, now: datetime, keep: timedelta) -> int:
+        return await self._writer.write(partial(book.forget_expired, now=now, keep=keep), essential=True)
+
+    async def revoke_serial(
+        self, serial: int, reason: Reason, *, now: datetime
+    ) -> tuple[tuple[CertificateRecord, ...], bool]:
+        step = partial(revocations.revoke_serial, serial=serial, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def revoke_identity(
+        self, spiffe_id: SpiffeId, reason: Reason, *, now: datetime
+    ) -> tuple[tuple[CertificateRecord, ...], bool]:
+        step = partial(revocations.revoke_identity, spiffe_id=spiffe_id, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
+        return await self._writer.write(
+            partial(revocations.plan_crl, issuer_key_id=issuer_key_id, now=now), essential=True
+        )
+
+    async def record_crl(self, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
+        step = partial(revocations.record_crl, plan=plan, der=der, next_update=next_update)
+        await self._writer.write(step, essential=True)
+
+    async def latest_crl(self, issuer_key_id: bytes) -> bytes | None:
+        return await self._read(partial(revocations.latest_crl, issuer_key_id=issuer_key_id))
+
+    async def mark(self, name: str) -> int:
+        return await self._read(partial(revocations.mark, name=name))
+
+    async def raise_mark(self, name: str, value: int) -> int:
+        return await self._writer.write(partial(revocations.raise_mark, name=name, value=value), essential=True)
+
+    async def counts(self, *, now: datetime) -> dict[str, int]:
+        return await self._read(partial(revocations.counts, now=now))
+
+    async def backup(self, path: str) -> None:
+        """Raises ``FileExistsError`` when there is something at ``path`` already."""
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._copy, path)
+
+    def _copy(self, path: str) -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        with self._reading.connect() as connection, closing(sqlite3.connect(path)) as target:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection)
+            source.commit()
+            source.backup(target)
+
+    async def close(self) -> None:
+        """Commits what waits. Closing twice is closing once."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._writer.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._reading.dispose()
+        self._writing.dispose()
+        os.close(self._lock)

@@ -1,0 +1,41 @@
+"""What the database says when it cannot, in our words."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from handfast.errors import Broken, HandfastError, Unavailable
+
+__all__ = ["is_busy", "is_full", "translated"]
+
+_PRIMARY = 0xFF
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code(error: SQLAlchemyError) -> int:
+    return getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & _PRIMARY
+
+
+def is_busy(error: SQLAlchemyError) -> bool:
+    return _code(error) in _BUSY
+
+
+def is_full(error: SQLAlchemyError) -> bool:
+    """SQLite reports a full disk as FULL, or as IOERR when it is the shared-memory file that cannot grow."""
+    return _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+
+
+def translated(error: SQLAlchemyError) -> HandfastError:
+    code, said = _code(error), str(getattr(error, "orig", error))
+    if code in _BUSY:
+        return Unavailable(
+            "the ledger is locked by another process", reason="LEDGER_BUSY", hint="end what holds it", retry_after=1.0
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return Unavailable(f"the ledger cannot grow: {said}", reason="DISK_FULL", hint="make room on the ledger's disk")
+    if code in _DAMAGED:
+        return Broken(f"the ledger is damaged: {said}", reason="LEDGER_DAMAGED", hint="`handfast ca restore`")
+    return Unavailable(f"the ledger failed: {said}", reason="LEDGER_FAILED")

@@ -1,0 +1,352 @@
+"""What every ledger promises. Each implementation inherits :class:`LedgerContract` and gives the fixture ``ledger``.
+
+Memory and SQLite today; PostgreSQL comes later, through this same suite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from handfast.errors import Conflict, Exhausted, HandfastError, Invalid, NotFound, Refused, Unauthenticated
+from handfast.identity import SpiffeId
+from handfast.revocation import Reason
+from handfast_ca.ledger import CertificateFilter, Intention, Ledger, PresentedCertificate, Status, TokenRecord
+from handfast_ca.registration import Entry
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+WEB = SpiffeId.parse("spiffe://test.example/web")
+PAY = SpiffeId.parse("spiffe://test.example/pay")
+ISSUER = b"issuer-key-id-000001"
+
+
+def digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def token(name: str, spiffe_id: SpiffeId = WEB, **changes: object) -> TokenRecord:
+    made = TokenRecord(digest(name), name[:8], spiffe_id, NOW + timedelta(minutes=10), "admin")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def intention(serial: int, spiffe_id: SpiffeId = WEB, **changes: object) -> Intention:
+    made = Intention(
+        serial=serial,
+        issuer_key_id=ISSUER,
+        spiffe_id=spiffe_id,
+        spki_sha256=digest(f"key {serial}"),
+        request_digest=digest(f"request {serial}"),
+        dns_names=("web.test.example",),
+        not_before=NOW - timedelta(seconds=30),
+        not_after=NOW + HOUR,
+        obtained_by="operator:admin",
+        entry_version=0,
+        now=NOW,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def presented(serial: int, spiffe_id: SpiffeId = WEB) -> PresentedCertificate:
+    return PresentedCertificate(ISSUER, serial, hashlib.sha256(der(serial)).digest(), spiffe_id)
+
+
+def der(serial: int) -> bytes:
+    return f"certificate {serial}".encode()
+
+
+async def issue(ledger: Ledger, serial: int, spiffe_id: SpiffeId = WEB, **changes: object) -> None:
+    assert await ledger.intend(intention(serial, spiffe_id, **changes)) is None
+    await ledger.complete(serial, ISSUER, der(serial))
+
+
+async def unknown(ledger: Ledger, serial: int) -> bool:
+    try:
+        await ledger.find(serial)
+    except NotFound as error:
+        return error.reason == "NO_CERTIFICATE"
+    return False
+
+
+async def publish(ledger: Ledger, now: datetime) -> list[int]:
+    plan = await ledger.plan_crl(ISSUER, now=now)
+    await ledger.record_crl(plan, f"crl {plan.number}".encode(), now + HOUR)
+    return [entry.serial for entry in plan.entries]
+
+
+class LedgerContract:
+    async def test_an_entry_comes_back_as_it_was_stored(self, ledger: Ledger) -> None:
+        """Nothing of an entry gets lost in the store."""
+        stored = await ledger.add_entry(Entry(WEB, dns_names=("a.example",), comment="one", created_at=NOW))
+        assert await ledger.get_entry(WEB) == stored
+        assert stored.dns_names == ("a.example",)
+
+    async def test_a_second_entry_for_an_identity_is_refused(self, ledger: Ledger) -> None:
+        """One identity, one entry."""
+        await ledger.add_entry(Entry(WEB))
+        with pytest.raises(Conflict) as refused:
+            await ledger.add_entry(Entry(WEB, comment="other"))
+        assert refused.value.reason == "ENTRY_EXISTS"
+        assert (await ledger.get_entry(WEB)).comment == ""
+
+    async def test_a_version_of_an_entry_never_comes_back(self, ledger: Ledger) -> None:
+        """C4: what was admitted under a removed entry is not admitted under its successor."""
+        first = await ledger.add_entry(Entry(WEB))
+        await ledger.remove_entry(WEB)
+        assert (await ledger.add_entry(Entry(WEB))).version > first.version
+
+    async def test_pages_of_entries_join_to_all_of_them(self, ledger: Ledger) -> None:
+        """A page token continues where the page ended."""
+        names = [SpiffeId.parse(f"spiffe://test.example/n{number}") for number in range(5)]
+        for name in names:
+            await ledger.add_entry(Entry(name))
+        first = await ledger.list_entries("*/n*", limit=3)
+        rest = await ledger.list_entries("*/n*", limit=3, token=first.next_token)
+        assert [entry.spiffe_id for entry in (*first.items, *rest.items)] == names
+        assert rest.next_token == ""
+
+    async def test_a_token_needs_an_entry_and_goes_with_it(self, ledger: Ledger) -> None:
+        """B1: no token without an identity."""
+        with pytest.raises(NotFound) as refused:
+            await ledger.add_token(token("t"))
+        assert refused.value.reason == "NO_ENTRY"
+        await ledger.add_entry(Entry(WEB))
+        await ledger.add_token(token("t"))
+        await ledger.remove_entry(WEB)
+        with pytest.raises(Unauthenticated) as spent:
+            await ledger.find_token(digest("t"))
+        assert spent.value.reason == "TOKEN_SPENT"
+
+    async def test_sixty_tokens_in_sixteen_hands_give_sixty_certificates(self, ledger: Ledger) -> None:
+        """B1: a token is redeemed once, whoever races for it."""
+        version = (await ledger.add_entry(Entry(WEB))).version
+        for number in range(60):
+            await ledger.add_token(token(f"token {number}"))
+
+        reasons: set[str] = set()
+
+        async def hand(name: int) -> int:
+            won = 0
+            for number in range(60):
+                wanted = intention(
+                    1 + name * 60 + number, entry_version=version, token_digest=digest(f"token {number}")
+                )
+                try:
+                    won += await ledger.intend(wanted) is None
+                except Unauthenticated as error:
+                    reasons.add(error.reason)
+            return won
+
+        assert sum(await asyncio.gather(*(hand(name) for name in range(16)))) == 60
+        assert reasons == {"TOKEN_SPENT"}
+        assert (await ledger.counts(now=NOW))["intended"] == 60
+
+    @pytest.mark.parametrize(
+        ("kept", "asked", "reason"),
+        [
+            ({"expires_at": NOW - SECOND}, {}, "TOKEN_EXPIRED"),
+            ({"spiffe_id": PAY}, {}, "TOKEN_FOREIGN"),
+            ({"allowed_cidr": "10.0.0.0/8"}, {"peer_address": "192.0.2.1"}, "TOKEN_ADDRESS"),
+        ],
+    )
+    async def test_a_token_that_does_not_fit_is_refused_and_not_spent(
+        self, ledger: Ledger, kept: dict[str, object], asked: dict[str, object], reason: str
+    ) -> None:
+        """B3: bound to identity, network and time."""
+        await ledger.add_entry(Entry(WEB))
+        await ledger.add_entry(Entry(PAY))
+        await ledger.add_token(token("t", **kept))
+        with pytest.raises(Unauthenticated) as refused:
+            await ledger.intend(intention(1, token_digest=digest("t"), **asked))
+        assert refused.value.reason == reason
+        assert await unknown(ledger, 1)
+        await ledger.find_token(digest("t"))
+
+    async def test_an_entry_that_changed_or_went_refuses_the_intention(self, ledger: Ledger) -> None:
+        """C4: the entry is judged again in the transaction."""
+        with pytest.raises(Refused) as gone:
+            await ledger.intend(intention(1, entry_version=1))
+        version = (await ledger.add_entry(Entry(WEB))).version
+        await ledger.revoke_identity(WEB, Reason.UNSPECIFIED, now=NOW)
+        with pytest.raises(Refused) as changed:
+            await ledger.intend(intention(1, entry_version=version))
+        assert (gone.value.reason, changed.value.reason) == ("NO_ENTRY", "ENTRY_CHANGED")
+        assert await unknown(ledger, 1)
+
+    async def test_the_same_request_again_gets_the_same_record(self, ledger: Ledger) -> None:
+        """A13: a lost answer is answered again, and spends nothing."""
+        await issue(ledger, 1)
+        again = await ledger.intend(intention(2, request_digest=digest("request 1")))
+        assert again == await ledger.find(1)
+        assert again == await ledger.answered(digest("request 1"), now=NOW)
+        assert await ledger.answered(digest("request 1"), now=NOW + 2 * HOUR) is None
+
+    async def test_a_renewal_stands_on_a_certificate_of_ours_that_counts(self, ledger: Ledger) -> None:
+        """C1: issuer, serial, bytes, identity; unrevoked and unexpired."""
+        await issue(ledger, 1)
+        other_bytes = replace(presented(1), der_sha256=digest("other"))
+        cases = [
+            (presented(9), NOW, "UNKNOWN_CERTIFICATE"),
+            (other_bytes, NOW, "UNKNOWN_CERTIFICATE"),
+            (presented(1, PAY), NOW, "UNKNOWN_CERTIFICATE"),
+            (presented(1), NOW + 2 * HOUR, "EXPIRED"),
+        ]
+        for shown, now, reason in cases:
+            with pytest.raises(Unauthenticated) as refused:
+                await ledger.intend(intention(2, presented=shown, now=now))
+            assert refused.value.reason == reason
+        await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW)
+        with pytest.raises(Unauthenticated) as revoked:
+            await ledger.intend(intention(2, presented=presented(1)))
+        assert revoked.value.reason == "REVOKED"
+        assert await unknown(ledger, 2)
+
+    async def test_a_revocation_reaches_what_was_renewed_and_what_is_on_its_way(self, ledger: Ledger) -> None:
+        """C4: never a live descendant of a revoked certificate."""
+        await issue(ledger, 1)
+        await issue(ledger, 2, presented=presented(1))
+        await ledger.intend(intention(3, presented=presented(2)))
+        records, repeated = await ledger.revoke_serial(1, Reason.SUPERSEDED, now=NOW)
+        assert [record.serial for record in records] == [1, 2, 3]
+        assert not repeated
+        with pytest.raises(Refused) as refused:
+            await ledger.complete(3, ISSUER, der(3))
+        assert refused.value.reason == "REVOKED"
+        assert await publish(ledger, NOW) == [1, 2, 3]
+
+    async def test_the_first_reason_and_time_of_a_revocation_stay(self, ledger: Ledger) -> None:
+        """Revoking twice changes nothing."""
+        await issue(ledger, 1)
+        first = await ledger.revoke_serial(1, Reason.SUPERSEDED, now=NOW)
+        again = await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW + HOUR)
+        assert again == (first[0], True)
+
+    async def test_a_compromised_key_never_comes_back(self, ledger: Ledger) -> None:
+        """A11: not for another identity either."""
+        await issue(ledger, 1)
+        await ledger.revoke_serial(1, Reason.KEY_COMPROMISE, now=NOW)
+        with pytest.raises(Refused) as refused:
+            await ledger.intend(intention(2, PAY, spki_sha256=digest("key 1")))
+        assert refused.value.reason == "KEY_BLOCKED"
+        assert await unknown(ledger, 2)
+
+    async def test_two_live_identities_never_share_a_key(self, ledger: Ledger) -> None:
+        """A12: refused while the other one is live."""
+        await issue(ledger, 1)
+        shared = intention(2, PAY, spki_sha256=digest("key 1"), not_after=NOW + 9 * HOUR)
+        with pytest.raises(Refused) as refused:
+            await ledger.intend(shared)
+        assert refused.value.reason == "KEY_IN_USE"
+        assert await ledger.intend(replace(shared, now=NOW + 2 * HOUR)) is None
+
+    async def test_a_serial_is_used_once(self, ledger: Ledger) -> None:
+        """A serial collision is no certificate, and completed bytes stay."""
+        await issue(ledger, 1)
+        with pytest.raises(Conflict) as refused:
+            await ledger.intend(intention(1, request_digest=digest("other"), spki_sha256=digest("other")))
+        with pytest.raises(Conflict) as rewritten:
+            await ledger.complete(1, ISSUER, b"other")
+        assert (refused.value.reason, rewritten.value.reason) == ("SERIAL_EXISTS", "SERIAL_EXISTS")
+        assert (await ledger.find(1)).der == der(1)
+
+    async def test_a_dangling_intention_is_revoked_at_the_start(self, ledger: Ledger) -> None:
+        """J1: its certificate may exist."""
+        await issue(ledger, 1)
+        await ledger.intend(intention(2))
+        dangling = await ledger.revoke_dangling(now=NOW)
+        assert [(record.serial, record.status) for record in dangling] == [(2, Status.INTENDED)]
+        assert await publish(ledger, NOW) == [2]
+        assert list(await ledger.revoke_dangling(now=NOW)) == []
+
+    async def test_revoking_an_identity_takes_its_certificates_and_tokens(self, ledger: Ledger) -> None:
+        """C9: with them goes every renewal; others are left alone."""
+        await ledger.add_entry(Entry(WEB))
+        await ledger.add_token(token("t"))
+        await issue(ledger, 1)
+        await issue(ledger, 2, PAY)
+        records, _ = await ledger.revoke_identity(WEB, Reason.UNSPECIFIED, now=NOW)
+        assert [record.serial for record in records] == [1]
+        assert (await ledger.find(2)).revoked_at is None
+        with pytest.raises(Unauthenticated):
+            await ledger.find_token(digest("t"))
+        with pytest.raises(NotFound):
+            await ledger.revoke_identity(SpiffeId.parse("spiffe://test.example/no"), Reason.UNSPECIFIED, now=NOW)
+
+    async def test_crl_numbers_and_times_rise_and_are_never_in_the_future(self, ledger: Ledger) -> None:
+        """D3: one a second at most, thirty seconds to spare, then wait."""
+        plans = [await ledger.plan_crl(ISSUER, now=NOW) for _ in range(31)]
+        assert [plan.number for plan in plans] == list(range(1, 32))
+        assert [plan.this_update for plan in plans] == [NOW + (step - 30) * SECOND for step in range(31)]
+        with pytest.raises(Exhausted) as refused:
+            await ledger.plan_crl(ISSUER, now=NOW)
+        assert (refused.value.reason, refused.value.retry_after) == ("CRL_TOO_SOON", 1.0)
+
+    async def test_the_newest_crl_is_kept_whatever_comes_late(self, ledger: Ledger) -> None:
+        """D1: an older one that was slow to sign replaces nothing."""
+        first, second = await ledger.plan_crl(ISSUER, now=NOW), await ledger.plan_crl(ISSUER, now=NOW)
+        await ledger.record_crl(second, b"second", NOW + HOUR)
+        await ledger.record_crl(first, b"first", NOW + HOUR)
+        assert await ledger.latest_crl(ISSUER) == b"second"
+        with pytest.raises(Invalid):
+            await ledger.record_crl(replace(second, number=9), b"ninth", NOW + HOUR)
+
+    async def test_a_revocation_is_carried_past_expiry_before_it_is_forgotten(self, ledger: Ledger) -> None:
+        """D4 (RFC 5280, 3.3): and the record outlives the last CRL that carried it."""
+        await issue(ledger, 1)
+        await issue(ledger, 2)
+        await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW)
+        assert await publish(ledger, NOW) == [1]
+        later = NOW + 3 * HOUR
+        assert await ledger.forget_expired(now=later, keep=HOUR) == 1
+        assert await unknown(ledger, 2)
+        assert await publish(ledger, later) == [1]
+        assert await ledger.forget_expired(now=later, keep=HOUR) == 0
+        assert await publish(ledger, later + HOUR) == []
+        assert await ledger.forget_expired(now=later, keep=HOUR) == 1
+        assert await unknown(ledger, 1)
+
+    async def test_a_link_in_a_chain_of_renewals_stays_as_long_as_its_origin(self, ledger: Ledger) -> None:
+        """C4: revoking the origin still reaches what followed a short-lived certificate."""
+        await issue(ledger, 1, not_after=NOW + 9 * HOUR)
+        await issue(ledger, 2, presented=presented(1))
+        await issue(ledger, 3, presented=presented(2), not_after=NOW + 9 * HOUR)
+        assert await ledger.forget_expired(now=NOW + 3 * HOUR, keep=HOUR) == 0
+        records, _ = await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW + 3 * HOUR)
+        assert [record.serial for record in records] == [1, 2, 3]
+
+    async def test_certificates_are_found_by_identity_status_and_expiry(self, ledger: Ledger) -> None:
+        """Filters are joined by and; pages are in order of issue."""
+        await issue(ledger, 1)
+        await issue(ledger, 2, PAY)
+        await ledger.intend(intention(3))
+        by_name = await ledger.list_certificates(CertificateFilter(identity_glob="*/web"), limit=1)
+        rest = await ledger.list_certificates(
+            CertificateFilter(identity_glob="*/web"), limit=1, token=by_name.next_token
+        )
+        assert [page.items[0].serial for page in (by_name, rest)] == [1, 3]
+        valid = await ledger.list_certificates(CertificateFilter(status="valid", now=NOW))
+        assert [record.serial for record in valid.items] == [1, 2]
+        assert (await ledger.list_certificates(CertificateFilter(expiring_before=NOW))).items == ()
+        with pytest.raises(Invalid):
+            await ledger.list_certificates(CertificateFilter(), token="not ours")
+
+    async def test_marks_only_rise(self, ledger: Ledger) -> None:
+        """D1: high-water marks."""
+        assert await ledger.mark("seen") == 0
+        assert await ledger.raise_mark("seen", 7) == 7
+        assert await ledger.raise_mark("seen", 3) == 7
+        assert await ledger.mark("seen") == 7
+
+    async def test_one_refusal_does_not_disturb_its_neighbours(self, ledger: Ledger) -> None:
+        """J12: steps that share a commit share nothing else."""
+        await issue(ledger, 5)
+        same = {"request_digest": digest("new"), "spki_sha256": digest("new")}
+        wanted = [intention(serial) if serial != 5 else intention(5, **same) for serial in range(1, 10)]
+        answers = await asyncio.gather(*map(ledger.intend, wanted), return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, HandfastError)]
+        assert [error.reason for error in refused] == ["SERIAL_EXISTS"]
+        assert (await ledger.counts(now=NOW))["intended"] == 8
