@@ -38,7 +38,9 @@ class Answer:
     suggested: RenewalWindow | None = None
 
 
-def checked(wanted: Wanted, key: PrivateKey, chain: Sequence[x509.Certificate], trust: Trust, now: datetime) -> Credentials:
+def checked(
+    wanted: Wanted, key: PrivateKey, chain: Sequence[x509.Certificate], trust: Trust, now: datetime
+) -> Credentials:
     """The credentials, when key, identity, path, validity, names and usages are those that were asked for.
 
     Raises ``Broken`` (``ANSWER_MISMATCH``) with every reason. Does not look at revocations: the driver does.
@@ -56,7 +58,9 @@ def checked(wanted: Wanted, key: PrivateKey, chain: Sequence[x509.Certificate], 
         )
     except HandfastError as error:
         raise Broken(
-            f"what the CA answered is not usable: {error.message}", reason="ANSWER_MISMATCH", violations=error.violations
+            f"what the CA answered is not usable: {error.message}",
+            reason="ANSWER_MISMATCH",
+            violations=error.violations,
         ) from error
     found = ViolationsCollector()
     leaf = credentials.leaf

@@ -70,7 +70,9 @@ def condition(driver: Driver, now: datetime) -> Condition:
         connected=driver.record.connected,
         checks=(
             Check("certificate", serving, str(plan.state)),
-            Check("trust", driver.trust.bundle is not None and not driver.trust.distrusts_everything(), _bundle(driver)),
+            Check(
+                "trust", driver.trust.bundle is not None and not driver.trust.distrusts_everything(), _bundle(driver)
+            ),
             Check("revocations", freshness in (Freshness.FRESH, Freshness.STALE), str(freshness)),
             Check("files", not driver.record.unwritten, driver.record.unwritten or "written"),
         ),

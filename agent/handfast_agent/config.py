@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +20,8 @@ __all__ = ["CaAddress", "Config", "HookConfig", "TrustPin", "load", "parse"]
 
 T = TypeVar("T")
 STDIN = "-"
-_TOKEN_VARIABLE = "HANDFAST_JOIN_TOKEN"
-_TOKEN_HINT = "argv, environment and configuration are read by others: put the token into a file, or pipe it to stdin (join_token: {stdin: true})"
+_EXPOSED_IN = "HANDFAST_JOIN_TOKEN"
+_HINT = "put the token into a file (join_token: {file: …}), or pipe it to stdin (join_token: {stdin: true})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,20 @@ def parse(text: str, environment: Mapping[str, str] = os.environ, *, base: Path 
     try:
         document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader that also refuses duplicates
     except yaml.YAMLError as error:
-        raise Invalid(f"the configuration is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG") from error
-    if environment.get(_TOKEN_VARIABLE):
-        found.add("environment", "TOKEN_EXPOSED", f"a join token in {_TOKEN_VARIABLE} can be read by others")
+        raise Invalid(
+            f"the configuration is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG"
+        ) from error
+    if environment.get(_EXPOSED_IN):
+        found.add("environment", "TOKEN_EXPOSED", f"a join token in {_EXPOSED_IN} can be read by others")
     config = _Reader(found, base).config(document)
-    hint = _TOKEN_HINT if any(v.reason == "TOKEN_EXPOSED" for v in found.violations) else ""
+    hint = _HINT if any(v.reason == "TOKEN_EXPOSED" for v in found.violations) else ""
     found.raise_if_any("the configuration is refused", kind=Invalid, hint=hint)
     return config
 
 
 class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
@@ -123,7 +125,7 @@ class _Reader:
         identity = self._value("identity", top.get("identity"), SpiffeId.parse) or SpiffeId(domain, "/invalid")
         if not self._found.violations and identity.trust_domain != domain:
             self._found.add("identity", "FOREIGN_TRUST_DOMAIN", f"{identity} is not of the trust domain {domain}")
-        directory = self._path("directory", top.get("directory")) or Path("/")
+        directory = self._path("directory", top.get("directory")) or Path("/nowhere")
         token_file, token_stdin = self._token(top.get("join_token"))
         return Config(
             ca=self._ca(top.get("ca")),
@@ -137,7 +139,9 @@ class _Reader:
             socket=self._path("socket", top.get("socket")),
             health=self._listen(top.get("health")),
             ownership=self._ownership(top.get("files")),
-            hooks=tuple(self._hook(f"hooks[{i}]", hook) for i, hook in enumerate(self._list("hooks", top.get("hooks")))),
+            hooks=tuple(
+                self._hook(f"hooks[{i}]", hook) for i, hook in enumerate(self._list("hooks", top.get("hooks")))
+            ),
         )
 
     def _ca(self, value: object) -> CaAddress:
@@ -152,7 +156,9 @@ class _Reader:
         pin = self._mapping("trust", value, optional={"fingerprint", "file"})
         if ("fingerprint" in pin) == ("file" in pin):
             self._found.add("trust", "NO_PIN", "exactly one of fingerprint and file must say which root to trust")
-        fingerprint = self._value("trust.fingerprint", pin["fingerprint"], parse_fingerprint) if "fingerprint" in pin else None
+        fingerprint = (
+            self._value("trust.fingerprint", pin["fingerprint"], parse_fingerprint) if "fingerprint" in pin else None
+        )
         return TrustPin(fingerprint, self._path("trust.file", pin.get("file")))
 
     def _token(self, value: object) -> tuple[Path | None, bool]:
@@ -174,7 +180,9 @@ class _Reader:
         return frozenset(Usage) if value is None else frozenset(self._each("usages", value, Usage))
 
     def _ownership(self, value: object) -> Ownership:
-        files = self._mapping("files", {} if value is None else value, optional={"uid", "gid", "private_mode", "public_mode"})
+        files = self._mapping(
+            "files", {} if value is None else value, optional={"uid", "gid", "private_mode", "public_mode"}
+        )
         mode = {"private_mode": 0o600, "public_mode": 0o644}
         for name, widest in (("private_mode", 0o640), ("public_mode", 0o644)):
             text = files.get(name, oct(mode[name])[2:])
@@ -191,18 +199,24 @@ class _Reader:
         hook = self._mapping(where, value, optional={"command", "pid_file", "signal", "timeout"})
         command = hook.get("command", [])
         if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-            self._found.add(f"{where}.command", "INVALID_CONFIG", "the command is not a list of texts; there is no shell")
+            self._found.add(
+                f"{where}.command", "INVALID_CONFIG", "the command is not a list of texts; there is no shell"
+            )
             command = []
         if bool(command) == ("pid_file" in hook):
             self._found.add(where, "INVALID_CONFIG", "exactly one of command and pid_file must be given")
         signal = hook.get("signal", "SIGHUP")
         if signal not in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTERM"):
-            self._found.add(f"{where}.signal", "INVALID_CONFIG", f"{signal!r} is not SIGHUP, SIGUSR1, SIGUSR2 or SIGTERM")
+            self._found.add(
+                f"{where}.signal", "INVALID_CONFIG", f"{signal!r} is not SIGHUP, SIGUSR1, SIGUSR2 or SIGTERM"
+            )
         timeout = hook.get("timeout", 10)
         if not isinstance(timeout, int | float) or isinstance(timeout, bool) or not 0 < timeout <= 300:
             self._found.add(f"{where}.timeout", "INVALID_CONFIG", f"{timeout!r} is not a number of seconds up to 300")
             timeout = 10
-        return HookConfig(tuple(command), self._path(f"{where}.pid_file", hook.get("pid_file")), str(signal), float(timeout))
+        return HookConfig(
+            tuple(command), self._path(f"{where}.pid_file", hook.get("pid_file")), str(signal), float(timeout)
+        )
 
     def _listen(self, value: object) -> tuple[str, int] | None:
         if value is None:
@@ -214,16 +228,21 @@ class _Reader:
         return host, int(port)
 
     def _mapping(
-        self, where: str, value: object, *, required: set[str] = frozenset(), optional: set[str] = frozenset()  # type: ignore[assignment]
+        self,
+        where: str,
+        value: object,
+        *,
+        required: Collection[str] = (),
+        optional: Collection[str] = (),
     ) -> dict[str, Any]:
         if not isinstance(value, dict):
             self._found.add(where or "(file)", "INVALID_CONFIG", "a mapping must stand here")
             return {}
         prefix = f"{where}." if where else ""
         for key in value:
-            if key not in required | optional:
+            if key not in required and key not in optional:
                 self._found.add(f"{prefix}{key}", "UNKNOWN_KEY", f"key {key!r} is not known")
-        for key in sorted(required - set(value)):
+        for key in sorted(set(required) - set(value)):
             self._found.add(f"{prefix}{key}", "MISSING_KEY", f"key {key!r} is missing")
         return value
 

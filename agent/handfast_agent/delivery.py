@@ -47,7 +47,7 @@ async def serve_socket(
         yield
     finally:
         await server.stop(0.2)
-        path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # one system call at the end
 
 
 def _private_directory(directory: Path) -> None:
@@ -56,8 +56,8 @@ def _private_directory(directory: Path) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.geteuid():
         raise Refused(
-            f"directory {directory} has mode {stat.S_IMODE(found.st_mode):04o} and owner {found.st_uid}: others could reach "
-            "the workload's key",
+            f"directory {directory} has mode {stat.S_IMODE(found.st_mode):04o} and owner {found.st_uid}: "
+            "others could reach the workload's key",
             reason="UNSAFE_DIRECTORY",
             hint=f"chmod 0700 {directory}, and let it belong to the agent's user",
         )
@@ -112,5 +112,3 @@ def _status(now: Condition) -> workload_pb2.AgentStatus:
         if moment is not None:
             values[name] = codec.time_to_wire(moment)
     return workload_pb2.AgentStatus(**values, version=version("handfast-agent"))
-
-

@@ -3,8 +3,8 @@
 Rules that hold here:
 
 - Only what :func:`acceptance.checked` let pass is published or written.
-- A snapshot is published before it is written: a revocation must not wait for a disk. What could not be written is written
-  again at each look, and the agent is not ready until it is.
+- A snapshot is published before it is written: a revocation must not wait for a disk. What could not be written is
+  written again at each look, and the agent is not ready until it is.
 - The same request is repeated, byte for byte, until the CA has answered it, so that a lost answer costs no token.
 """
 
@@ -249,9 +249,7 @@ class Driver:
             served = self._served()
             self._source.publish(served)
             try:
-                await asyncio.to_thread(
-                    self._outputs.write, served, self.trust, self.plan.renew_at, self.generation
-                )
+                await asyncio.to_thread(self._outputs.write, served, self.trust, self.plan.renew_at, self.generation)
                 marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
                 self._remember(marks)
                 self.record.unwritten = ""

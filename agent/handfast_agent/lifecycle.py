@@ -3,11 +3,12 @@
 The rules, which the table below spells out:
 
 1. Only SERVING hands a key and a certificate to a workload.
-2. There is one way into SERVING for a new identity (ENROLLED), and one for an old one that is still good (RESTORED: read
-   from disk after a restart, or valid again after a wrong clock was put right).
+2. There is one way into SERVING for a new identity (ENROLLED), and one for an old one that is still good (RESTORED:
+   read from disk after a restart, or valid again after a wrong clock was put right).
 3. Expiry ends SERVING, whatever else happens. A certificate that expired is never renewed: the workload enrols again.
 4. REVOKED is left by enrolment with a new proof, and by nothing else: neither a restart nor a clock brings it back.
-5. An empty bundle withdraws all trust (SPIFFE bundle, 4.1.3). The identity is kept, so that a new bundle can bring it back.
+5. An empty bundle withdraws all trust (SPIFFE bundle, 4.1.3). The identity is kept, so that a new bundle can bring it
+   back.
 6. STOPPED is final.
 """
 

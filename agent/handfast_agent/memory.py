@@ -1,9 +1,9 @@
-"""What outlives the process beside the workload's files: high-water marks, the last generation, the token that was used."""
+"""What outlives the process beside the workload's files: high-water marks, the last generation, the used token."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ STATE = "state.json"
 class Remembered:
     """``used_token``: digest of the join token that was used or refused."""
 
-    marks: Marks = Marks()
+    marks: Marks = field(default_factory=Marks)
     generation: int = 0
     used_token: str = ""
 
@@ -41,7 +41,7 @@ class Memory:
         self._writes = 0
 
     def load(self) -> Remembered:
-        """Raises ``Broken`` (``STATE_DAMAGED``): marks that cannot be read must not silently become none (threat D1)."""
+        """Raises ``Broken`` (``STATE_DAMAGED``): unreadable marks must not silently become none (threat D1)."""
         self._directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory.prepare()
         text = self._directory.read().get(STATE)

@@ -1,7 +1,8 @@
 """What to do next, as a pure function of what is known and of two clocks.
 
 Certificates speak wall time, so validity is judged on the wall clock. Retries wait on the monotonic clock, which nobody
-can set. A wait is never longer than :data:`LONGEST_WAIT`, so that a clock that was set, or a machine that slept, is noticed.
+can set. A wait is never longer than :data:`LONGEST_WAIT`, so that a clock that was set, or a machine that slept, is
+noticed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from handfast.lifetime import RenewalWindow, Validity, renewal_window
 from handfast_agent import backoff
 from handfast_agent.lifecycle import Event, State, move
 
-__all__ = ["LONGEST_WAIT", "Enrol", "Expire", "Plan", "Renew", "Restore", "Step", "Wait", "moment_to_renew", "next_step"]
+__all__ = [
+    "LONGEST_WAIT",
+    "Enrol",
+    "Expire",
+    "Plan",
+    "Renew",
+    "Restore",
+    "Step",
+    "Wait",
+    "moment_to_renew",
+    "next_step",
+]
 
 LONGEST_WAIT = 15.0
 ASSUMED_LIFETIME = timedelta(minutes=20)

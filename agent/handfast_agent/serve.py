@@ -89,14 +89,14 @@ async def run(config: Config) -> None:
             asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)),
             asyncio.create_task(forever(agent.poll)),
         ]
-        loop.add_signal_handler(signal.SIGHUP, lambda: _spawn(agent.driver.tick(), tasks))
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(loop.create_task(_look_now(agent))))
         await _until(ended, tasks)
         await agent.driver.stop()
     _log.info("ended")
 
 
-def _spawn(coroutine: object, tasks: list[asyncio.Task[None]]) -> None:
-    tasks.append(asyncio.ensure_future(coroutine))  # type: ignore[arg-type]
+async def _look_now(agent: Agent) -> None:
+    await agent.driver.tick()
 
 
 async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

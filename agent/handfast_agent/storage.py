@@ -59,12 +59,12 @@ class Directory:
                 return {}
             present = os.open(target, _OPEN_DIR, dir_fd=root)
             try:
-                return {name: _read(name, present) for name in os.listdir(present)}
+                return {name: _read(name, present) for name in os.listdir(present)}  # noqa: PTH208  # relative to an open directory
             finally:
                 os.close(present)
 
     def write(self, number: int, private: Mapping[str, bytes], public: Mapping[str, bytes]) -> None:
-        """Makes generation ``number`` the present one. Raises ``Unavailable`` (``STORAGE_FAILED``) and keeps the old one.
+        """Makes generation ``number`` the present one, or raises ``Unavailable`` (``STORAGE_FAILED``) and keeps the old.
 
         Names that the old generation showed and the new one lacks disappear.
         """
@@ -156,7 +156,7 @@ class Directory:
 
 def _check_name(name: str) -> None:
     if not name or "/" in name or "\0" in name or name in (".", "..") or name.startswith(".."):
-        raise Refused(f"file name {ascii(name[:80])} is not a plain name", reason="UNSAFE_PATH")
+        raise Refused(f"file name {name[:80]!a} is not a plain name", reason="UNSAFE_PATH")
 
 
 def _target(root: int) -> str | None:
@@ -200,7 +200,7 @@ def _remove_tree(name: str, root: int) -> None:
         os.unlink(name, dir_fd=root)
         return
     try:
-        for file in os.listdir(directory):
+        for file in os.listdir(directory):  # noqa: PTH208  # relative to an open directory
             os.unlink(file, dir_fd=directory)
     finally:
         os.close(directory)

@@ -40,7 +40,9 @@ class ListMark:
                 reason="CRL_ROLLBACK",
             )
         if newer.number == self.number and hashlib.sha256(newer.der).hexdigest() != self.digest:
-            raise Refused(f"two different CRLs of {newer.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION")
+            raise Refused(
+                f"two different CRLs of {newer.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class BundleMark:
         """Raises ``Refused`` with ``BUNDLE_ROLLBACK`` or ``BUNDLE_EQUIVOCATION``."""
         if newer.sequence < self.sequence:
             raise Refused(
-                f"bundle sequence {newer.sequence} is below {self.sequence}, which was seen before", reason="BUNDLE_ROLLBACK"
+                f"bundle sequence {newer.sequence} is below {self.sequence}, which was seen before",
+                reason="BUNDLE_ROLLBACK",
             )
         if newer.sequence == self.sequence and self.digest and BundleMark.of(newer).digest != self.digest:
             raise Refused(f"two different bundles carry sequence {self.sequence}", reason="BUNDLE_EQUIVOCATION")

@@ -1,8 +1,8 @@
 """Towards the CA: TLS ends here, in the agent, so that nothing is said to anybody but the CA (threat B8).
 
-gRPC verifies DNS names and never a SPIFFE ID. So it dials a private Unix socket, and behind it this module opens TLS 1.3,
-checks the path to a trusted root, the SPIFFE ID ``spiffe://TD/handfast/ca`` and the known revocations, and only then
-lets the first byte pass. A handshake made beforehand would prove nothing about the connection that is used.
+gRPC verifies DNS names and never a SPIFFE ID. So it dials a private Unix socket, and behind it this module opens TLS
+1.3, checks the path to a trusted root, the SPIFFE ID ``spiffe://TD/handfast/ca`` and the known revocations, and only
+then lets the first byte pass. A handshake made beforehand would prove nothing about the connection that is used.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ async def _connect(
             hint="is the pinned root the one that `handfast ca init` printed?",
         ) from error
     except (OSError, TimeoutError, ValueError) as error:
-        raise Unavailable(f"the CA at {peer.address} cannot be reached: {error or 'no answer in time'}") from error
+        raise Unavailable(f"the CA at {peer.address} cannot be reached: {str(error) or 'no answer in time'}") from error
     try:
         _check(peer, clock, writer)
     except HandfastError:
@@ -159,7 +159,9 @@ def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
     try:
         leaf = Leaf.parse(presented)
     except HandfastError as error:
-        raise Unauthenticated(f"the server at {peer.address} is not the CA: {error.message}", reason=error.reason) from error
+        raise Unauthenticated(
+            f"the server at {peer.address} is not the CA: {error.message}", reason=error.reason
+        ) from error
     if leaf.spiffe_id != peer.spiffe_id:
         raise Unauthenticated(
             f"the server at {peer.address} is {leaf.spiffe_id}, not {peer.spiffe_id}", reason="WRONG_IDENTITY"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -28,6 +28,9 @@ from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 
 __all__ = ["GrpcUpstream", "Upstream", "pinned_roots"]
+
+M = TypeVar("M")
+T = TypeVar("T")
 
 CALL_SECONDS = 15.0
 MAX_BUNDLE_BYTES = 1024 * 1024
@@ -104,7 +107,9 @@ class GrpcUpstream:
             answer = _answer(await stub.Enrol(request, timeout=CALL_SECONDS))
         bundle = answer.news.bundle
         if bundle is None or not set(peer.roots) & set(bundle.roots):
-            raise Unauthenticated("the CA answered with a bundle that lacks the root it was trusted for", reason="PIN_MISMATCH")
+            raise Unauthenticated(
+                "the CA answered with a bundle that lacks the root it was trusted for", reason="PIN_MISMATCH"
+            )
         return answer
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
@@ -153,7 +158,7 @@ def _news(update: trust_pb2.TrustUpdate) -> News:
     )
 
 
-def _read(read: Callable[[Any], Any], message: object) -> Any:
+def _read(read: Callable[[M], T], message: M) -> T:
     """A message of the CA that cannot be read is the CA's fault, and worth another attempt."""
     try:
         return read(message)

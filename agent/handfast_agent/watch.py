@@ -51,5 +51,3 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
         await driver.hear(await upstream.get_trust(present))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)
-
-

@@ -10,22 +10,22 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from handfast_agent.config import CaAddress, Config, TrustPin
-from handfast_agent.acceptance import Wanted
-from handfast_agent.delivery import serve_socket
-from handfast_agent.lifecycle import State
-from handfast_agent.serve import Agent
-from handfast_agent.watch import poll_once, watch_forever
-from peers.authority import TOKEN, PeerAuthority, running
 
 from handfast.bundle import TrustBundle
-from handfast.certificates import Usage, load_certificates, parse_fingerprint, fingerprint
+from handfast.certificates import Usage, fingerprint, load_certificates, parse_fingerprint
 from handfast.errors import Exhausted, Refused
 from handfast.identity import SpiffeId
 from handfast.keys import load_private_key, matches
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.v1 import workload_pb2
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
+from handfast_agent.acceptance import Wanted
+from handfast_agent.config import CaAddress, Config, TrustPin
+from handfast_agent.delivery import serve_socket
+from handfast_agent.lifecycle import State
+from handfast_agent.serve import Agent
+from handfast_agent.watch import poll_once, watch_forever
+from tests.peers.authority import TOKEN, PeerAuthority, running
 
 MTLS = frozenset(Usage)
 

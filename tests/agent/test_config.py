@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from handfast_agent.config import parse
 
 from handfast.errors import Invalid
+from handfast_agent.config import parse
 
 GOOD = """
 ca: {address: "127.0.0.1:7443", enrol: "127.0.0.1:7444"}
@@ -36,7 +36,9 @@ def test_a_good_file_becomes_values() -> None:
 
 
 def test_every_mistake_is_reported_with_its_path() -> None:
-    text = GOOD.replace("dns_names: [web.test]", "dns_names: ['*.x', ok]\ncolour: red\nhealth: nowhere\nfiles: {private_mode: '0644'}")
+    text = GOOD.replace(
+        "dns_names: [web.test]", "dns_names: ['*.x', ok]\ncolour: red\nhealth: nowhere\nfiles: {private_mode: '0644'}"
+    )
     assert reasons(text) == {
         "colour": "UNKNOWN_KEY",
         "dns_names[0]": "INVALID_DNS_NAME",
@@ -67,7 +69,9 @@ def test_a_token_in_the_configuration_or_the_environment_is_refused_and_not_repe
     assert token not in str([refused.value.message, refused.value.violations])
 
 
-@pytest.mark.parametrize("hook", ["{command: 'rm -rf /'}", "{}", "{command: [a], pid_file: b}", "{pid_file: b, signal: SIGKILL}"])
+@pytest.mark.parametrize(
+    "hook", ["{command: 'rm -rf /'}", "{}", "{command: [a], pid_file: b}", "{pid_file: b, signal: SIGKILL}"]
+)
 def test_a_hook_is_an_argument_list_or_a_polite_signal(hook: str) -> None:
     """E11."""
     assert reasons(GOOD.replace('{command: [/bin/true, "a; b $(c)"]}', hook))

@@ -38,7 +38,10 @@ async def test_a_hook_that_hangs_is_ended_with_its_children(tmp_path: Path) -> N
 async def test_a_failing_hook_is_named_and_the_next_one_still_runs(tmp_path: Path) -> None:
     hooks = [HookConfig(("/bin/false",)), HookConfig(("/no/such/program",)), HookConfig(("/bin/true",))]
     failures = await run_hooks(hooks, tmp_path)
-    assert failures == ("/bin/false ended with status 1", "/no/such/program cannot be started: No such file or directory")
+    assert failures == (
+        "/bin/false ended with status 1",
+        "/no/such/program cannot be started: No such file or directory",
+    )
 
 
 async def test_a_process_is_told_by_its_pid_file_and_never_a_group(tmp_path: Path) -> None:

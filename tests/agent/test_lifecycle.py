@@ -6,9 +6,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from handfast_agent.lifecycle import TABLE, Event, State, diagram, move
 
 from handfast.errors import Broken
+from handfast_agent.lifecycle import TABLE, Event, State, diagram, move
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(State, Event)))

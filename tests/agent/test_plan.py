@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from handfast.lifetime import RenewalWindow, Validity
+from handfast.testing import ManualClock
 from handfast_agent import backoff
 from handfast_agent.lifecycle import Event, State
 from handfast_agent.plan import (
@@ -17,12 +23,6 @@ from handfast_agent.plan import (
     moment_to_renew,
     next_step,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from handfast.lifetime import RenewalWindow, Validity
-from handfast.testing import ManualClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = Validity(START, START + timedelta(hours=1))

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from handfast_agent.storage import Directory, Ownership
 
 from handfast.errors import Refused, Unavailable
+from handfast_agent.storage import Directory, Ownership
 
 
 def pair(number: int) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -159,7 +159,14 @@ def test_kill_minus_nine_at_any_moment_leaves_a_consistent_pair(tmp_path: Path, 
     target = Directory(tmp_path / "out")
     for run in range(runs):
         writer = subprocess.Popen(
-            [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{WRITER}", str(target.path), str(run * 100_000 + 1)],
+            [
+                sys.executable,
+                "-S",
+                "-c",
+                f"import sys; sys.path[:0] = {sys.path!r}\n{WRITER}",
+                str(target.path),
+                str(run * 100_000 + 1),
+            ],
             stdout=subprocess.PIPE,
         )
         assert writer.stdout is not None

@@ -175,9 +175,7 @@ def _bundle_handler(peer: PeerAuthority) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # named by http.server
             """Tests look at results, not at requests."""
 
     return Handler
-
-

@@ -69,7 +69,9 @@ def once(config_file: Path) -> None:
     required=True,
     help="The agent's Unix socket.",
 )
-@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml", "name"]), default="table", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml", "name"]), default="table", show_default=True
+)
 def status(socket: Path, output: str) -> None:
     """Expiry, next renewal, generation, CRL age, and how long it would survive if the CA died now."""
     from handfast_agent.cli.status import show

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def row(answer: workload_pb2.AgentStatus) -> dict[str, Any]:
         for field in answer.DESCRIPTOR.fields
         if field.name not in (*_TIMES, "checks")
     }
+    present = {field.name for field, _ in answer.ListFields()}
     for name in _TIMES:
-        moment: datetime | None = codec.time_from_wire(getattr(answer, name)) if answer.HasField(name) else None
-        values[name] = shown_time(moment.astimezone(UTC)) if moment else None
+        values[name] = shown_time(codec.time_from_wire(getattr(answer, name))) if name in present else None
     values["checks"] = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in answer.checks]
     return values

@@ -37,10 +37,16 @@ class JoinToken:
             except FileNotFoundError:
                 return None
             except (OSError, UnicodeDecodeError) as error:
-                raise Invalid(f"join token file {self._file} cannot be read: {type(error).__name__}", reason="TOKEN_MALFORMED") from None
+                raise Invalid(
+                    f"join token file {self._file} cannot be read: {type(error).__name__}", reason="TOKEN_MALFORMED"
+                ) from None
         token = (text or "").strip()
         if not token:
             return None
         if len(token) > MAX_TOKEN_BYTES or not token.startswith("hft_"):
-            raise Invalid("the join token does not look like one", reason="TOKEN_MALFORMED", hint="`handfast token create` makes one")
+            raise Invalid(
+                "the join token does not look like one",
+                reason="TOKEN_MALFORMED",
+                hint="`handfast token create` makes one",
+            )
         return token

@@ -1,0 +1,59 @@
+"""Start of an agent process to its first certificate beside a local CA, and its memory. Prints JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from handfast.testing import TestAuthority
+from tests.agent.test_process import COMMAND, configuration
+from tests.peers.authority import TOKEN, PeerAuthority, running
+
+RUNS = 10
+
+
+async def one_run(peer: PeerAuthority) -> tuple[float, float]:
+    """Milliseconds to the first certificate, MiB of RSS a second after it."""
+    peer.tokens[TOKEN] = "spiffe://test.example/web"
+    with tempfile.TemporaryDirectory() as directory:
+        file = configuration(Path(directory), peer)
+        started = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "agent", "run", "--config", str(file), stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(20):
+                while not (Path(directory) / "out" / "tls.key").exists():  # files give no event
+                    await asyncio.sleep(0.001)
+            elapsed = (time.perf_counter() - started) * 1000
+            await asyncio.sleep(1)
+            return elapsed, psutil.Process(process.pid).memory_info().rss / 2**20
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def main() -> None:
+    async with running(PeerAuthority(TestAuthority())) as peer:
+        runs = [await one_run(peer) for _ in range(RUNS)]
+    start, memory = zip(*runs, strict=True)
+    result = {
+        "benchmark": "agent",
+        "runs": RUNS,
+        "start_ms_median": round(statistics.median(start), 1),
+        "start_ms_max": round(max(start), 1),
+        "start_ms_goal": 300,
+        "rss_mib_median": round(statistics.median(memory), 1),
+        "rss_mib_goal": 60,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
