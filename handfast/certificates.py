@@ -283,11 +283,13 @@ def verify_leaf(
     intermediates: Sequence[x509.Certificate],
     roots: Sequence[x509.Certificate],
     *,
+    known: Sequence[x509.Certificate] = (),
     usage: Usage,
     now: datetime,
 ) -> tuple[x509.Certificate, ...]:
     """Builds and checks the path from ``leaf`` to one of ``roots`` (RFC 5280, 6.1), and returns it, leaf first.
 
+    ``intermediates`` are what the peer presented, and may not be too many; ``known`` are CAs that we carry ourselves.
     Does not look at revocations, names beyond the path's own constraints, or trust domains. Raises ``Refused`` with
     ``EXPIRED``, ``NOT_YET_VALID``, ``WRONG_USAGE`` or ``UNTRUSTED``.
     """
@@ -316,7 +318,7 @@ def verify_leaf(
         .extension_policies(ca_policy=_ca_policy(), ee_policy=_leaf_policy())
     )
     try:
-        verified = policy.build_client_verifier().verify(leaf.certificate, list(intermediates))
+        verified = policy.build_client_verifier().verify(leaf.certificate, [*intermediates, *known])
     except verification.VerificationError as error:
         raise Refused(
             f"the certificate of {leaf} does not lead to a trusted root: {error}", reason="UNTRUSTED"

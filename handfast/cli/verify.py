@@ -90,7 +90,7 @@ def _verify(
     yield Check(group, "X.509-SVID", Level.OK, str(leaf))
     bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
     try:
-        path = verify_leaf(leaf, (*chain[1:], *bundle.issuers), bundle.roots, usage=Usage(usage), now=now)
+        path = verify_leaf(leaf, chain[1:], bundle.roots, known=bundle.issuers, usage=Usage(usage), now=now)
     except HandfastError as error:
         yield Check(group, "path", Level.FAILED, error.message, _path_hint(error.reason, chain, bundle))
     else:

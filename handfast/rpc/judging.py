@@ -175,7 +175,7 @@ class _Peers:
             leaf = Leaf.parse_pem(pem)
             between = load_certificates(intermediates) if intermediates else ()
             between = tuple(one for one in between if one != leaf.certificate)
-            verify_leaf(leaf, (*between, *bundle.issuers), bundle.roots, usage=Usage.CLIENT, now=now)
+            verify_leaf(leaf, between, bundle.roots, known=bundle.issuers, usage=Usage.CLIENT, now=now)
         except HandfastError as error:
             raise Unauthenticated(error.message, reason=error.reason, violations=error.violations) from error
         return leaf

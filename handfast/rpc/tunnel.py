@@ -117,7 +117,12 @@ class Tunnel:
         if leaf.spiffe_id != self._peer.spiffe_id:
             raise Unauthenticated(f"it is {leaf.spiffe_id}, not {self._peer.spiffe_id}", reason="WRONG_IDENTITY")
         verify_leaf(
-            leaf, (*snapshot.chain[1:], *snapshot.bundle.issuers), snapshot.bundle.roots, usage=Usage.SERVER, now=now
+            leaf,
+            snapshot.chain[1:],
+            snapshot.bundle.roots,
+            known=snapshot.bundle.issuers,
+            usage=Usage.SERVER,
+            now=now,
         )
         verdict = judge_credentials(leaf, snapshot.revocations, now, self._freshness)
         if not verdict.allowed:
