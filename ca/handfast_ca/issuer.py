@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from handfast.certificates import subject_key_id
@@ -108,7 +108,3 @@ def _like(key: CaPrivateKey) -> CaPrivateKey:
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return ed25519.Ed25519PrivateKey.generate()
     raise Invalid(f"a CA key of type {type(key).__name__} is not supported", reason="UNSUPPORTED_KEY")
-
-
-def der(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.DER)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtensionOID
-from handfast_ca.template import LeafPlan
 
 from handfast.certificates import Leaf
 from handfast.errors import Broken, HandfastError, ViolationsCollector
 from handfast.keys import key_identifier, spki_sha256
+from handfast_ca.template import LeafPlan
 
 __all__ = ["lint"]
 

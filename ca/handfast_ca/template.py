@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
-from handfast_ca.admission import Admitted
-from handfast_ca.urls import PublicUrls
 
 from handfast.certificates import Usage
 from handfast.identity import IPAddress, SpiffeId
 from handfast.keys import key_identifier
 from handfast.lifetime import Validity
+from handfast_ca.admission import Admitted
+from handfast_ca.urls import PublicUrls
 
 __all__ = ["SERIAL_BYTES", "LeafPlan", "LeafTemplate", "leaf_key_usage", "new_serial"]
 
