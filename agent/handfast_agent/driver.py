@@ -111,6 +111,8 @@ class Driver:
         _log.info("restored %s from disk, valid until %s", found.credentials.leaf, validity.not_after.isoformat())
         if now > validity.not_after:
             self.plan = self.plan.moved(Event.EXPIRED)
+        if self.trust.revoked(found.credentials.leaf.issuer_key_id, found.credentials.leaf.serial):
+            self.plan = self.plan.moved(Event.REVOKED)
         await self._publish()
 
     async def tick(self) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import grpc.aio
 import pytest
 
 from handfast.bundle import TrustBundle
-from handfast.certificates import Usage, fingerprint, load_certificates, parse_fingerprint
+from handfast.certificates import fingerprint, load_certificates, parse_fingerprint
+from handfast.credentials import Credentials
 from handfast.errors import Exhausted, Refused
 from handfast.identity import SpiffeId
 from handfast.keys import load_private_key, matches
@@ -26,8 +30,6 @@ from handfast_agent.lifecycle import State
 from handfast_agent.serve import Agent
 from handfast_agent.watch import poll_once, watch_forever
 from tests.peers.authority import TOKEN, PeerAuthority, running
-
-MTLS = frozenset(Usage)
 
 
 @pytest.fixture
@@ -121,51 +123,61 @@ async def test_a_wrong_pin_refuses_and_sends_no_token(peer: PeerAuthority, confi
     assert agent.look().state is State.UNENROLLED
 
 
-async def test_a_fake_ca_behind_the_right_pin_never_sees_a_byte_of_the_token(
-    peer: PeerAuthority, configure: Any, clock: ManualClock
-) -> None:
-    """B8: the public bundle is copied easily, the key is not. All bytes that the agent sends are looked at."""
-    seen = bytearray()
+@contextlib.asynccontextmanager
+async def impostor(presented: Credentials, tmp_path: Path) -> AsyncIterator[tuple[str, bytearray, list[str]]]:
+    """A TLS server that holds the keys of what it presents, so it reads in clear whatever a client says to it."""
+    heard, connections = bytearray(), list[str]()
+    file = tmp_path / "impostor.pem"
+    file.write_bytes(presented.key_pem + presented.chain_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    context.set_alpn_protocols(["h2"])
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        foreign = TestAuthority(clock=clock)
-        async with running(PeerAuthority(foreign)) as fake:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", fake.enrol_port)
-            back = asyncio.create_task(copy(far_reader, writer, bytearray()))
-            await copy(reader, far_writer, seen)
-            far_writer.close()
-            await back
-            assert fake.enrolments == []
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, log: bytearray) -> None:
-        while data := await reader.read(65536):
-            log += data
-            writer.write(data)
+        connections.append("open")
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                heard.extend(data)
         writer.close()
 
-    config = configure(peer)
-    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=context)
     async with server:
-        port = server.sockets[0].getsockname()[1]
-        from dataclasses import replace
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", heard, connections
 
-        agent = Agent(replace(config, ca=replace(config.ca, enrol=f"127.0.0.1:{port}")), clock)
+
+@pytest.mark.parametrize(("foreign", "reason"), [(True, "UNTRUSTED"), (False, "WRONG_IDENTITY")])
+async def test_an_impostor_of_the_ca_hears_not_one_byte(
+    peer: PeerAuthority, configure: Any, clock: ManualClock, tmp_path: Path, foreign: bool, reason: str
+) -> None:
+    """B8: of another mesh, or a workload of this one, whose handshake succeeds and who could read everything."""
+    authority = TestAuthority(clock=clock) if foreign else peer.authority
+    presented = authority.issue("/handfast/ca" if foreign else "/thief")
+    config = configure(peer)
+    async with impostor(presented, tmp_path) as (address, heard, connections):
+        agent = Agent(replace(config, ca=replace(config.ca, enrol=address)), clock)
         await agent.driver.start()
         await agent.driver.tick()
-    assert agent.driver.record.last_reason == "UNTRUSTED"
-    assert seen
-    assert TOKEN.encode() not in seen
+        if not foreign:
+            await eventually(lambda: bool(connections))
+    assert agent.driver.record.last_reason == reason
+    assert bytes(heard) == b""
     assert not (config.directory / "tls.key").exists()
 
 
-async def test_a_workload_of_the_same_mesh_cannot_pose_as_the_ca(configure: Any, clock: ManualClock) -> None:
-    """B8: the path to the root is right, the SPIFFE ID is not."""
-    async with running(PeerAuthority(TestAuthority(clock=clock), identity="/thief")) as thief:
-        agent = Agent(configure(thief), clock)
+async def test_the_impostor_of_these_tests_would_have_heard_the_token(
+    peer: PeerAuthority, configure: Any, clock: ManualClock, tmp_path: Path
+) -> None:
+    """B8, the control: with the CA's own identity the same server hears the request, so silence means something."""
+    config = configure(peer)
+    async with impostor(peer.authority.issue("/handfast/ca"), tmp_path) as (address, heard, _):
+        agent = Agent(replace(config, ca=replace(config.ca, enrol=address)), clock)
         await agent.driver.start()
-        await agent.driver.tick()
-        assert agent.driver.record.last_reason == "WRONG_IDENTITY"
-        assert thief.enrolments == []
+        attempt = asyncio.create_task(agent.driver.tick())
+        try:
+            await eventually(lambda: len(heard) > 0)
+        finally:
+            attempt.cancel()
+            await asyncio.gather(attempt, return_exceptions=True)
 
 
 @pytest.mark.parametrize(
@@ -328,22 +340,30 @@ async def test_its_own_revocation_withdraws_and_stops_renewing(
     assert peer.renewals == []
 
 
-async def test_a_revocation_is_pushed_and_a_lost_stream_reconnects(
-    agent: Agent, peer: PeerAuthority, configure: Any, clock: ManualClock
+async def test_a_revocation_is_pushed_and_one_missed_on_a_lost_stream_comes_with_the_next(
+    agent: Agent, peer: PeerAuthority
 ) -> None:
     await agent.driver.tick()
+    assert agent.driver.present is not None
+    issuer = agent.driver.present.leaf.issuer_key_id
     watching = asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, lambda: 0.01))
     try:
         await eventually(lambda: peer.watchers == 1)
-        peer.announced = ((agent.driver.present.leaf.issuer_key_id, 4711),)  # type: ignore[union-attr]
+        peer.announced = ((issuer, 4711),)
         peer.push()
-        await eventually(lambda: agent.source.current().revocations.revoked(*peer.announced[0]))
+        await eventually(lambda: agent.source.current().revocations.revoked(issuer, 4711))
+        peer.announced = ((issuer, 4712),)
+        peer.hang_up()
+        await eventually(lambda: agent.source.current().revocations.revoked(issuer, 4712))
+        assert peer.streams_opened == 2
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_a_full_disk_does_not_hold_up_a_snapshot_and_makes_not_ready(agent: Agent, peer: PeerAuthority) -> None:
+async def test_files_that_cannot_be_written_hold_up_no_snapshot_and_make_not_ready(
+    agent: Agent, peer: PeerAuthority
+) -> None:
     await agent.driver.tick()
     agent.config.directory.chmod(0o777)
     peer.announced = ((agent.driver.present.leaf.issuer_key_id, 4711),)  # type: ignore[union-attr]

@@ -123,7 +123,8 @@ def test_a_reader_never_sees_halves_of_two_generations(directory: Directory) -> 
     assert len(seen) > 1
 
 
-def test_a_full_disk_keeps_the_old_generation_and_is_named(directory: Directory) -> None:
+def test_a_disk_that_takes_no_more_keeps_the_old_generation_and_is_named(directory: Directory) -> None:
+    """The file size limit stands in for a full disk: EFBIG comes from the same calls as ENOSPC."""
     directory.write(1, *pair(1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,9 +1,8 @@
-"""Start of an agent process to its first certificate beside a local CA, and its memory. Prints JSON."""
+"""Start of an agent process to its first certificate beside a local CA, and its memory."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -13,6 +12,7 @@ import psutil
 
 from handfast.testing import TestAuthority
 from tests.agent.test_process import COMMAND, configuration
+from tests.bench.report import report
 from tests.peers.authority import TOKEN, PeerAuthority, running
 
 RUNS = 10
@@ -43,16 +43,21 @@ async def main() -> None:
     async with running(PeerAuthority(TestAuthority())) as peer:
         runs = [await one_run(peer) for _ in range(RUNS)]
     start, memory = zip(*runs, strict=True)
-    result = {
-        "benchmark": "agent",
-        "runs": RUNS,
-        "start_ms_median": round(statistics.median(start), 1),
-        "start_ms_max": round(max(start), 1),
-        "start_ms_goal": 300,
-        "rss_mib_median": round(statistics.median(memory), 1),
-        "rss_mib_goal": 60,
-    }
-    print(json.dumps(result, indent=2))
+    slowest, median, rss = max(start), statistics.median(start), statistics.median(memory)
+    report(
+        "agent",
+        [
+            {
+                "what": f"start to first certificate, median of {RUNS}",
+                "value": median,
+                "unit": "ms",
+                "goal": "< 300 ms",
+                "met": median < 300,
+            },
+            {"what": f"start to first certificate, slowest of {RUNS}", "value": slowest, "unit": "ms"},
+            {"what": "RSS a second later, median", "value": rss, "unit": "MiB", "goal": "< 60 MiB", "met": rss < 60},
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class PeerAuthority(AuthorityServicer):
         self.keys: list[bytes] = []
         self._answered: dict[bytes, authority_pb2.IssuedCredentials] = {}
         self._watchers: set[asyncio.Event] = set()
+        self.streams_opened = self._hang_ups = 0
         self.mtls_port = self.enrol_port = self.http_port = 0
 
     async def Enrol(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
@@ -77,11 +78,15 @@ class PeerAuthority(AuthorityServicer):
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()
         self._watchers.add(news)
+        self.streams_opened += 1
+        hung_up = self._hang_ups
         try:
             while True:
                 news.clear()
                 yield self._trust()
                 await news.wait()
+                if self._hang_ups != hung_up:
+                    return
         finally:
             self._watchers.discard(news)
 
@@ -89,6 +94,11 @@ class PeerAuthority(AuthorityServicer):
         """Every watcher is told the present state."""
         for news in self._watchers:
             news.set()
+
+    def hang_up(self) -> None:
+        """Ends every trust stream without a word of news."""
+        self._hang_ups += 1
+        self.push()
 
     @property
     def watchers(self) -> int:
