@@ -1,15 +1,13 @@
 """The ledger at 64 in flight: certificates a second and CPU for each, beside raw ``sqlite3.executemany`` in the same run.
 
-``python -m tests.bench.bench_store`` prints JSON. One certificate is an intention and its completion.
+``python -m tests.bench.bench_store`` prints a table. One certificate is an intention and its completion.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sqlite3
-import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -21,6 +19,7 @@ from handfast.revocation import Reason
 from handfast_ca.ledger import Intention
 from handfast_ca.registration import Entry
 from handfast_ca.stores.sqlite import SqliteLedger
+from tests.bench.report import report
 
 WEB = SpiffeId.parse("spiffe://test.example/web")
 IN_FLIGHT = 64
@@ -87,9 +86,29 @@ def main(certificates: int = 10_000) -> None:
     with TemporaryDirectory() as directory:
         ours = asyncio.run(ledger_run(Path(directory) / "ledger.db", certificates))
         raw = raw_run(Path(directory) / "raw.db", certificates)
-    ratio = {name: ours[name] / raw[name] for name in ours}
-    json.dump({"certificates": certificates, "ledger": ours, "raw": raw, "ratio": ratio}, sys.stdout, indent=2)
-    print()
+    report(
+        "store",
+        [
+            {
+                "what": "intend + complete, 64 in flight",
+                "value": ours["per_second"],
+                "unit": "1/s",
+                "baseline": raw["per_second"],
+                "ratio": ours["per_second"] / raw["per_second"],
+                "goal": "at least 3000/s",
+                "met": ours["per_second"] >= 3000,
+            },
+            {
+                "what": "CPU for one certificate",
+                "value": ours["cpu_us"],
+                "unit": "us",
+                "baseline": raw["cpu_us"],
+                "ratio": ours["cpu_us"] / raw["cpu_us"],
+                "goal": "at most 80 us",
+                "met": ours["cpu_us"] <= 80,
+            },
+        ],
+    )
 
 
 if __name__ == "__main__":
