@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _GENERATION = "..generation-"
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+READERS_GRACE = 5.0
+"""Seconds that a replaced generation stays for readers who are in the middle of it, however many follow."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
@@ -44,12 +47,13 @@ class Directory:
     def __init__(self, path: Path, ownership: Ownership = Ownership()) -> None:
         self.path = path
         self._ownership = ownership
+        self._replaced: dict[str, float] = {}
 
     def prepare(self) -> None:
         """Makes the directory (0755 at most), refuses one that others may write to, and sweeps what a crash left."""
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         with self._opened() as root:
-            self._sweep(root, keep=_target(root))
+            self._sweep(root, {_target(root)})
 
     def read(self) -> dict[str, bytes]:
         """The present generation, whole; empty when there is none."""
@@ -84,8 +88,16 @@ class Directory:
                     with contextlib.suppress(OSError):
                         _remove_tree(name, root)
                 raise _failed(self.path, number, error) from error
-            # The generation before stays for readers who are in the middle of it, unless it must be gone (withdrawal).
-            self._sweep(root, keep=name, and_keep=old if private else None)
+            self._sweep(root, {name, *self._still_read(old, withdrawn=not private)})
+
+    def _still_read(self, old: str | None, *, withdrawn: bool) -> set[str]:
+        """Generations that a reader may be in the middle of. A withdrawal spares none: the key must be gone."""
+        now = time.monotonic()
+        if old is not None:
+            self._replaced[old] = now
+        recent = {name: at for name, at in self._replaced.items() if now - at < READERS_GRACE}
+        self._replaced = {} if withdrawn else recent
+        return set(self._replaced)
 
     def _fill(self, root: int, name: str, private: Mapping[str, bytes], public: Mapping[str, bytes]) -> None:
         os.mkdir(name, 0o700, dir_fd=root)
@@ -125,9 +137,9 @@ class Directory:
             if name not in names and _points_to(name, f"{DATA}/{name}", root):
                 os.unlink(name, dir_fd=root)
 
-    def _sweep(self, root: int, keep: str | None, and_keep: str | None = None) -> None:
+    def _sweep(self, root: int, keep: Collection[str | None]) -> None:
         for name in os.listdir(root):
-            if name.startswith(_GENERATION) and name not in (keep, and_keep):
+            if name.startswith(_GENERATION) and name not in keep:
                 _remove_tree(name, root)
             elif name == _NEXT or (name.startswith("..") and name.endswith(".next")):
                 os.unlink(name, dir_fd=root)
