@@ -171,6 +171,7 @@ class Verdict:
 
 
 OK = Verdict(True)
+STALE = Verdict(True, "STALE", "the revocation list is overdue, but before its nextUpdate: served, with an alarm")
 
 
 def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy) -> Verdict:
@@ -194,7 +195,7 @@ def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, fresh
         )
     if state is Freshness.UNKNOWN:
         return _unauthenticated("UNKNOWN_REVOCATIONS", f"there is no revocation list for the issuer of {peer}")
-    return OK
+    return STALE if state is Freshness.STALE else OK
 
 
 def judge(
@@ -215,7 +216,7 @@ def judge(
         return _unauthenticated("FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}")
     if not policy.permits(peer.spiffe_id, method):
         return Verdict(False, "NOT_ALLOWED", f"{peer.spiffe_id} may not call {method}")
-    return OK
+    return verdict
 
 
 def _unauthenticated(reason: str, message: str) -> Verdict:

@@ -230,3 +230,21 @@ def test_roots_rotate_without_a_restart(authority: TestAuthority) -> None:
             late.unary_unary(UNARY)(b"", timeout=5)
         # Without a guard the test's own handler asks who calls: the call arrived.
         assert caught.value.code() is grpc.StatusCode.UNKNOWN
+
+
+def test_an_overdue_list_is_served_and_alarmed_once(caplog: pytest.LogCaptureFixture) -> None:
+    """D2: STALE."""
+    clock = ManualClock()
+    authority = TestAuthority(clock=clock, list_validity=timedelta(hours=6))
+    source, web = (
+        authority.source("/server", lifetime=timedelta(hours=9)),
+        authority.issue("/web", lifetime=timedelta(hours=9)),
+    )
+    with sync_server(source, Guard(source, EVERYBODY, clock=clock)) as (target, _), plain_sync(target, web) as channel:
+        call = channel.unary_unary(UNARY)
+        assert call(b"", timeout=10)
+        assert not caplog.records
+        clock.advance(timedelta(hours=3))
+        for _ in range(3):
+            assert call(b"", timeout=10)
+    assert [record.message.split(" of ")[0] for record in caplog.records] == ["revocation list 1"]
