@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, PublicKeyTypes
@@ -141,7 +141,7 @@ def load_private_key(data: bytes) -> PrivateKey:
     load = serialization.load_pem_private_key if pem else serialization.load_der_private_key
     try:
         key = load(data, password=None)
-    except Exception as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         # The library's text may quote what it read: it is dropped on purpose, cause and all.
         raise _unreadable(error) from None
     if isinstance(key, rsa.RSAPrivateKey) or (

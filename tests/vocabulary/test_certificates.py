@@ -40,7 +40,7 @@ URI = x509.UniformResourceIdentifier("spiffe://test.example/web")
 class Recipe:
     """A right leaf; tests spoil one thing of it."""
 
-    names: list[x509.GeneralName] | None = field(default_factory=lambda: [URI])
+    names: list[x509.GeneralName] | None = field(default_factory=lambda: list[x509.GeneralName]([URI]))
     key: object = field(default_factory=KEY.public_key)
     ca: bool | None = False
     usage: x509.KeyUsage | None = field(default_factory=lambda: key_usage(digital_signature=True))
