@@ -392,9 +392,10 @@ async def test_the_socket_gives_snapshots_only_to_callers_with_the_header(agent:
         assert status.ready
         assert status.outage_budget_seconds > 3000
         stream = stub.WatchCredentials(workload_pb2.WatchCredentialsRequest(), metadata=header)
-        assert len((await stream.read()).chain) == 2
+        snapshots = aiter(stream)
+        assert len((await anext(snapshots)).chain) == 2
         agent.source.publish(None)
-        assert not (await stream.read()).private_key
+        assert not (await anext(snapshots)).private_key
         stream.cancel()
 
 

@@ -112,7 +112,8 @@ class Agent(RuleBasedStateMachine):
         self.ca_up = True
         for _ in range(400):
             step = self.settle()
-            if self.plan.state is State.SERVING and self.plan.failures == 0 and isinstance(step, Wait):
+            due = self.plan.renew_at is None or self.plan.renew_at <= self.clock.now()
+            if self.plan.state is State.SERVING and isinstance(step, Wait) and not due:
                 return
             self.clock.advance(timedelta(seconds=step.seconds + 0.001 if isinstance(step, Wait) else 0.001))
         raise AssertionError(f"not serving after 400 steps: {self.plan}")
@@ -125,6 +126,7 @@ class Agent(RuleBasedStateMachine):
 
     def settle(self) -> Wait | Enrol | Renew | Expire | Restore:
         """Steps until there is something to wait for, as the driver does."""
+        step: Wait | Enrol | Renew | Expire | Restore = Wait(0)
         for _ in range(5):
             step = next_step(self.plan, self.clock.now(), self.clock.monotonic(), has_proof=True)
             if isinstance(step, Wait):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from cryptography import x509
@@ -32,6 +32,10 @@ from handfast_ca.service.authority import OPEN_METHODS, AuthorityService
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.memory import MemoryLedger
 from tests.ca.core import TRUST_DOMAIN, Ceremony
+
+if TYPE_CHECKING:
+    from handfast.wire.v1.authority_pb2_grpc import AuthorityAsyncStub
+    from handfast.wire.v1.registry_pb2_grpc import RegistryAsyncStub
 
 CA = SpiffeId.parse("spiffe://test.example/handfast/ca")
 OPERATOR = SpiffeId.parse("spiffe://test.example/handfast/operator/admin")
@@ -61,12 +65,12 @@ class RunningCa:
         return Credentials.build(key=key, chain=chain, bundle=state.bundle, crls=crls, now=datetime.now(UTC))
 
     @asynccontextmanager
-    async def registry(self, credentials: Credentials) -> AsyncIterator[RegistryStub]:
+    async def registry(self, credentials: Credentials) -> AsyncIterator[RegistryAsyncStub]:
         async with self.channel(credentials) as channel:
             yield RegistryStub(channel)
 
     @asynccontextmanager
-    async def authority_stub(self, credentials: Credentials) -> AsyncIterator[AuthorityStub]:
+    async def authority_stub(self, credentials: Credentials) -> AsyncIterator[AuthorityAsyncStub]:
         async with self.channel(credentials) as channel:
             yield AuthorityStub(channel)
 

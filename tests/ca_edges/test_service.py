@@ -60,7 +60,7 @@ async def test_a_workload_enrols_renews_is_revoked_and_is_out(tmp_path: Path) ->
             renewed = await stub.Renew(request)
             assert Leaf.parse(renewed.chain[0]).spiffe_id == leaf.spiffe_id
             watch = stub.WatchTrust(authority_pb2.WatchTrustRequest())
-            first = await watch.read()
+            first = await anext(aiter(watch))
             assert first.whole
 
             async with ca.registry(await ca.credentials(OPERATOR)) as registry:
