@@ -1,0 +1,170 @@
+"""``handfast.yaml``, parsed once into what cannot be wrong. Every mistake is reported at once, with its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from handfast.errors import HandfastError, Invalid, ViolationsCollector
+from handfast.identity import SpiffeId, TrustDomain, parse_dns_name
+from handfast_ca.urls import PublicUrls
+
+__all__ = ["Address", "Config", "load"]
+
+_TOP = ("trust_domain", "public_url", "server_names", "listen", "issuer", "root", "state", "operators")
+_LISTEN = {"grpc": "127.0.0.1:7443", "enrol": "127.0.0.1:7444", "http": "127.0.0.1:7080"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a port is bound. Port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Paths are absolute; those in the file are relative to the file."""
+
+    trust_domain: TrustDomain
+    urls: PublicUrls
+    server_names: tuple[str, ...]
+    grpc: Address
+    enrol: Address
+    http: Address
+    issuer_certificate: Path
+    issuer_key: Path
+    passphrase_file: Path | None
+    root_certificate: Path
+    root_crl: Path
+    state: Path
+    operators: tuple[SpiffeId, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML would silently take the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        line = node.start_mark.line + 1
+        raise Invalid(f"key {twice[0]!r} stands twice in the mapping at line {line}", reason="DUPLICATE_KEY")
+    return dict(loader.construct_mapping(node))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(path: Path) -> Config:
+    """Raises ``Invalid`` with every mistake, each with its path in the file."""
+    try:
+        values = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
+    except yaml.YAMLError as error:
+        raise Invalid(f"the configuration {path} is not YAML: {error}", reason="INVALID_CONFIG") from error
+    if not isinstance(values, dict):
+        raise Invalid(f"the configuration {path} does not hold a mapping", reason="INVALID_CONFIG")
+    return _Reader(values, path.resolve().parent).read(path)
+
+
+class _Reader:
+    """Reads a mapping field by field and keeps going after a mistake."""
+
+    def __init__(self, values: Mapping[str, Any], folder: Path) -> None:
+        self._values = values
+        self._folder = folder
+        self._found = ViolationsCollector()
+
+    def read(self, path: Path) -> Config:
+        self._known("", self._values, _TOP)
+        listen, issuer, root = (self._section(name) for name in ("listen", "issuer", "root"))
+        self._known("listen.", listen, tuple(_LISTEN))
+        self._known("issuer.", issuer, ("certificate", "key", "passphrase_file"))
+        self._known("root.", root, ("certificate", "crl"))
+        trust_domain = self._parsed("trust_domain", self._values.get("trust_domain"), TrustDomain)
+        operators = self._each("operators", SpiffeId.parse)
+        for index, operator in enumerate(operators):
+            if trust_domain is not None and operator.trust_domain != trust_domain:
+                self._found.add(f"operators[{index}]", "FOREIGN_TRUST_DOMAIN", f"{operator} is not of {trust_domain}")
+        urls = self._parsed("public_url", self._values.get("public_url"), PublicUrls)
+        addresses = [self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()]
+        passphrase = issuer.get("passphrase_file")
+        paths = {
+            "issuer_certificate": self._path("issuer.certificate", issuer.get("certificate")),
+            "issuer_key": self._path("issuer.key", issuer.get("key")),
+            "root_certificate": self._path("root.certificate", root.get("certificate")),
+            "root_crl": self._path("root.crl", root.get("crl")),
+            "state": self._path("state", self._values.get("state")),
+        }
+        names = self._each("server_names", parse_dns_name)
+        self._found.raise_if_any(f"the configuration {path} is not valid", kind=Invalid)
+        assert trust_domain is not None
+        assert urls is not None
+        return Config(
+            trust_domain=trust_domain,
+            urls=urls,
+            server_names=names,
+            grpc=addresses[0],
+            enrol=addresses[1],
+            http=addresses[2],
+            passphrase_file=None if passphrase is None else self._path("issuer.passphrase_file", passphrase),
+            operators=operators,
+            **paths,
+        )
+
+    def _known(self, prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
+        for key in values:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+                self._found.add(f"{prefix}{key}", "UNKNOWN_KEY", f"unknown key {key!r}{hint}")
+
+    def _section(self, name: str) -> Mapping[str, Any]:
+        value = self._values.get(name, {})
+        if isinstance(value, dict):
+            return value
+        self._found.add(name, "INVALID", "it is not a mapping")
+        return {}
+
+    def _parsed(self, field: str, value: Any, parse: Any) -> Any:
+        if not isinstance(value, str):
+            self._found.add(field, "MISSING", "it is missing or no text")
+            return None
+        try:
+            return parse(value)
+        except HandfastError as error:
+            self._found.add(field, error.reason, error.message)
+            return None
+
+    def _each(self, field: str, parse: Any) -> tuple[Any, ...]:
+        values = self._values.get(field, [])
+        if not isinstance(values, list):
+            self._found.add(field, "INVALID", "it is not a list")
+            return ()
+        read = [self._parsed(f"{field}[{index}]", value, parse) for index, value in enumerate(values)]
+        return tuple(value for value in read if value is not None)
+
+    def _address(self, name: str, value: Any) -> Address:
+        host, _, port = str(value).rpartition(":")
+        if host and port.isdigit() and int(port) < 65536:
+            return Address(host.strip("[]"), int(port))
+        self._found.add(f"listen.{name}", "INVALID_ADDRESS", f"{value!r} is not HOST:PORT")
+        return Address("", 0)
+
+    def _path(self, field: str, value: Any) -> Path:
+        if isinstance(value, str) and value:
+            return (self._folder / value).resolve()
+        self._found.add(field, "MISSING", "it is missing or no text")
+        return self._folder

@@ -1,0 +1,90 @@
+"""The plain HTTP port: public facts only. Revocation lists, CA certificates, the bundle, and how the CA is."""
+
+from __future__ import annotations
+
+from email.utils import format_datetime
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from handfast.certificates import subject_key_id
+from handfast_ca.authority import Authority
+from handfast_ca.status import Level
+from handfast_ca.urls import issuer_slug
+
+__all__ = ["application"]
+
+_CRL, _CERTIFICATE, _PEM = "application/pkix-crl", "application/pkix-cert", "application/x-pem-file"
+
+
+def application(authority: Authority) -> Starlette:
+    """Serves the present state of the authority; nothing here changes anything."""
+    public = _Public(authority)
+    return Starlette(
+        routes=[
+            Route("/crl/{issuer}.crl", public.crl),
+            Route("/crl/{issuer}.pem", public.crl_pem),
+            Route("/ca/{issuer}.cer", public.certificate),
+            Route("/bundle.pem", public.bundle),
+            Route("/livez", public.live),
+            Route("/readyz", public.ready),
+        ]
+    )
+
+
+class _Public:
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    async def crl(self, request: Request) -> Response:
+        return self._list(request, pem=False)
+
+    async def crl_pem(self, request: Request) -> Response:
+        return self._list(request, pem=True)
+
+    def _list(self, request: Request, *, pem: bool) -> Response:
+        for key_id, known in self._authority.trust().crls.items():
+            if issuer_slug(key_id) == request.path_params["issuer"]:
+                left = int((known.next_update - self._authority.time.wall()).total_seconds())
+                headers = {
+                    "Last-Modified": format_datetime(known.this_update, usegmt=True),
+                    "Cache-Control": f"max-age={max(left, 0)}",
+                }
+                return _file(request, known.pem() if pem else known.der, _PEM if pem else _CRL, headers)
+        return _missing()
+
+    async def certificate(self, request: Request) -> Response:
+        bundle = self._authority.trust().bundle
+        for certificate in (*bundle.roots, *bundle.issuers):
+            if issuer_slug(subject_key_id(certificate) or b"") == request.path_params["issuer"]:
+                return _file(request, certificate.public_bytes(Encoding.DER), _CERTIFICATE, {})
+        return _missing()
+
+    async def bundle(self, request: Request) -> Response:
+        return _file(request, self._authority.trust().bundle.pem, _PEM, {"Cache-Control": "no-cache"})
+
+    async def live(self, _request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        """200 when every check is well or only a warning, 503 otherwise; a reason for each."""
+        lines = self._authority.status()
+        good = all(line.level is not Level.FAILED for line in lines)
+        checks = [{"name": f"{line.group}/{line.name}", "level": line.level, "detail": line.detail} for line in lines]
+        return JSONResponse({"ready": good, "checks": checks}, status_code=200 if good else 503)
+
+
+def _file(request: Request, body: bytes, kind: str, headers: dict[str, str]) -> Response:
+    """With an entity tag, so that who has it already gets 304 (RFC 9110, 13)."""
+    tag = f'"{sha256(body).hexdigest()[:32]}"'
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={**headers, "ETag": tag})
+    return Response(body, media_type=kind, headers={**headers, "ETag": tag})
+
+
+def _missing() -> Response:
+    return JSONResponse({"error": "there is no such issuer here"}, status_code=404)

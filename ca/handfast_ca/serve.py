@@ -1,0 +1,219 @@
+"""``handfast ca serve``: starts the parts in order, keeps what recurs going, and drains when it is told to stop.
+
+1. keys and certificates are read; a root key in place of the issuing key is refused
+2. ledger and audit log are opened, and the authority takes up where the last process stopped
+3. the CA gets its own certificate, through the same nine steps as everybody
+4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificate, retention
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC
+from types import MappingProxyType
+
+import grpc
+import uvicorn
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from handfast.access import AccessPolicy, allow, any_of
+from handfast.bundle import TrustBundle
+from handfast.certificates import load_certificates
+from handfast.clock import SystemClock
+from handfast.credentials import Credentials
+from handfast.csr import build_csr
+from handfast.errors import Refused
+from handfast.identity import SpiffeId
+from handfast.keys import generate
+from handfast.revocation import Revocations
+from handfast.rpc.guard import AioGuard
+from handfast.rpc.server import server_credentials
+from handfast.sources import StaticSource
+from handfast.wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
+from handfast.wire.v1.registry_pb2_grpc import add_RegistryServicer_to_server
+from handfast_ca.audit import FileAudit
+from handfast_ca.authority import Authority
+from handfast_ca.config import Config
+from handfast_ca.custody.file import load_key
+from handfast_ca.custody.process import forbid_core_dumps
+from handfast_ca.issuer import LocalIssuer
+from handfast_ca.public import application
+from handfast_ca.registration import Entry
+from handfast_ca.service.authority import OPEN_METHODS, AuthorityService
+from handfast_ca.service.registry import RegistryService
+from handfast_ca.stores.sqlite import SqliteLedger
+
+__all__ = ["ca_identity", "open_authority", "reserved_credentials", "serve"]
+
+_log = logging.getLogger(__name__)
+DRAIN_SECONDS = 5.0
+MAX_MESSAGE_BYTES = 64 * 1024
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.server_handshake_timeout_ms", 2000),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def ca_identity(config: Config) -> SpiffeId:
+    return SpiffeId(config.trust_domain, "/handfast/ca")
+
+
+@asynccontextmanager
+async def open_authority(config: Config) -> AsyncIterator[Authority]:
+    """The authority over the configured files, started. Raises ``Refused`` (``ROOT_KEY_ONLINE``) for a root's key."""
+    issuer_certificate = load_certificates(config.issuer_certificate.read_bytes())[0]
+    if issuer_certificate.subject == issuer_certificate.issuer:
+        raise Refused(
+            f"{config.issuer_certificate} is a root: it signs issuing CAs at a ceremony, and never leaves",
+            reason="ROOT_KEY_ONLINE",
+            hint="name the issuing CA under `issuer`, and keep the root's key away from here",
+        )
+    passphrase = None if config.passphrase_file is None else config.passphrase_file.read_bytes().split(b"\n", 1)[0]
+    issuer = LocalIssuer(issuer_certificate, load_key(config.issuer_key, passphrase))
+    root = load_certificates(config.root_certificate.read_bytes())[0]
+    root_crl = x509.load_pem_x509_crl(config.root_crl.read_bytes()).public_bytes(Encoding.DER)
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        ledger = await SqliteLedger.open(config.state / "ledger.db")
+        stack.push_async_callback(ledger.close)
+        audit = FileAudit(config.state / "audit.jsonl", clock)
+        stack.push_async_callback(audit.close)
+        authority = Authority(
+            trust_domain=config.trust_domain,
+            issuer=issuer,
+            bundle=TrustBundle(config.trust_domain, (root,), (issuer_certificate,), sequence=1),
+            ledger=ledger,
+            audit=audit,
+            clock=clock,
+            urls=config.urls,
+            reserved=_reserved(config),
+            root_crls=(root_crl,),
+        )
+        await authority.start()
+        stack.push_async_callback(authority.close)
+        yield authority
+
+
+def _reserved(config: Config) -> dict[SpiffeId, Entry]:
+    """Entries of version 0: the configuration gives them, and no ledger row stands behind them."""
+    own = ca_identity(config)
+    entries = {operator: Entry(operator, version=0) for operator in config.operators}
+    return {**entries, own: Entry(own, dns_names=config.server_names, version=0)}
+
+
+async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Credentials:
+    """A new key and certificate for one of the reserved identities."""
+    key = generate()
+    issued = await authority.issue_internal(identity, build_csr(key))
+    state = issued.trust
+    return Credentials.build(
+        key=key,
+        chain=issued.chain,
+        bundle=state.bundle,
+        crls=[crl.der for crl in state.crls.values()],
+        announced=[(news.issuer_key_id, news.serial) for news in state.announced],
+        now=authority.time.wall(),
+    )
+
+
+async def serve(config: Config) -> None:
+    """Runs until SIGTERM or SIGINT."""
+    forbid_core_dumps()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes both while it serves, and raises them again when it has ended.
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        authority = await stack.enter_async_context(open_authority(config))
+        source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
+        following = asyncio.create_task(_follow_trust(authority, source))
+        stack.callback(following.cancel)
+        await stack.enter_async_context(_grpc(config, authority, source))
+        stack.enter_context(_schedule(config, authority, source))
+        web = uvicorn.Server(_web(config, authority))
+        serving = asyncio.create_task(web.serve())
+        _log.info("CA of %s serves: gRPC %s, enrolment %s", config.trust_domain, config.grpc, config.enrol)
+        await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        web.should_exit = True
+        await serving
+
+
+def _web(config: Config, authority: Authority) -> uvicorn.Config:
+    return uvicorn.Config(
+        application(authority),
+        config.http.host,
+        config.http.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+    )
+
+
+async def _follow_trust(authority: Authority, source: StaticSource) -> None:
+    """The CA's own guard knows every revocation when every agent does."""
+    async for _change in authority.feed.watch():
+        state, present = authority.trust(), source.current()
+        revocations = Revocations(MappingProxyType(dict(state.crls)))
+        revocations = revocations.announce((news.issuer_key_id, news.serial) for news in state.announced)
+        source.publish(replace(present, bundle=state.bundle, revocations=revocations))
+
+
+@asynccontextmanager
+async def _grpc(config: Config, authority: Authority, source: StaticSource) -> AsyncIterator[None]:
+    guard = AioGuard(source, _policy(config), open_methods=OPEN_METHODS)
+    server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
+    add_AuthorityServicer_to_server(AuthorityService(authority), server)
+    add_RegistryServicer_to_server(RegistryService(authority), server)
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    await status.set("", health_pb2.HealthCheckResponse.SERVING)
+    server.add_secure_port(str(config.grpc), server_credentials(source))
+    server.add_secure_port(str(config.enrol), server_credentials(source, require_client=False))
+    await server.start()
+    try:
+        yield
+    finally:
+        await status.enter_graceful_shutdown()
+        await server.stop(DRAIN_SECONDS)
+        guard.close()
+
+
+def _policy(config: Config) -> AccessPolicy:
+    """Operators everything; every identity of the trust domain what workloads need, and the health check."""
+    for_workloads = allow(
+        f"spiffe://{config.trust_domain}/*", methods=["/handfast.v1.Authority/*", "/grpc.health.v1.Health/*"]
+    )
+    return any_of(allow(*config.operators), for_workloads) if config.operators else for_workloads
+
+
+@contextmanager
+def _schedule(config: Config, authority: Authority, source: StaticSource) -> Iterator[None]:
+    """Each job is one call into the core; one that is late runs once, and never beside itself."""
+
+    async def renew_own() -> None:
+        fresh = await reserved_credentials(authority, ca_identity(config))
+        source.publish(replace(fresh, generation=source.current().generation + 1))
+
+    scheduler = AsyncIOScheduler(
+        timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+    )
+    life = source.current().leaf.validity.duration
+    scheduler.add_job(authority.publish_crl, "interval", hours=1)
+    scheduler.add_job(authority.forget_expired, "interval", hours=1)
+    scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
+    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.shutdown(wait=False)
