@@ -111,7 +111,7 @@ def _problems(line: int, record: Record | None, after: Position, head: Position 
         return
     seq, expected = record.position.seq, after.seq + 1
     if seq > expected:
-        yield AuditProblem(line, "REMOVED", f"records {expected} to {seq - 1} are missing before line {line}")
+        yield AuditProblem(line, "REMOVED", f"{_span(expected, seq - 1)} missing before line {line}")
     elif seq < expected:
         yield AuditProblem(line, "MOVED", f"record {seq} stands where record {expected} belongs")
     elif after.hash and record.prev != after.hash:
@@ -125,4 +125,8 @@ def _missing_end(lines: int, last: Position, head: Position | None, at_least: in
         yield AuditProblem(lines, "HEAD_MISSING", "the head file beside the trail is missing or cannot be read")
     remembered = max(head.seq if head else 0, at_least)
     if last.seq < remembered:
-        yield AuditProblem(lines + 1, "CUT_OFF", f"records {last.seq + 1} to {remembered} are missing at the end")
+        yield AuditProblem(lines + 1, "CUT_OFF", f"{_span(last.seq + 1, remembered)} missing at the end")
+
+
+def _span(first: int, last: int) -> str:
+    return f"record {first} is" if first == last else f"records {first} to {last} are"

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 
-from handfast.cli.output import Column, emit, note, output_option
-from handfast.cli.session import TIMEOUT, registry
+from handfast.cli.checks import Check, Level, any_failed, print_checks
+from handfast.cli.exits import Exit
+from handfast.cli.output import Column, Row, emit, output_option, print_document
+from handfast.cli.session import pages, registry
 from handfast.errors import NotFound
 
 __all__ = ["audit"]
 
+_PAGE = 500
+
+
+def _subject(row: Row) -> object:
+    """Whom or what the decision was about."""
+    if "crl_number" in row:
+        return f"CRL {row['crl_number']}, {row.get('entries', 0)} entries"
+    return row.get("spiffe_id") or row.get("serial") or row.get("serials") or row.get("detail")
+
+
 COLUMNS = [
     Column("no", "seq"),
-    Column("time", "time"),
+    Column("time", lambda row: f"{row['time'][:19]}Z"),
     Column("event", "event"),
-    Column("outcome", "outcome"),
-    Column("identity", "identity"),
+    Column("decision", "decision"),
+    Column("about", _subject),
     Column("reason", "reason"),
-    Column("by", "by"),
+    Column("by", lambda row: row.get("by") or row.get("peer_address")),
 ]
 
 
@@ -39,33 +54,41 @@ def audit() -> None:
     show_default=True,
     help="At most this many, the newest.",
 )
+@click.option(
+    "--identity", metavar="GLOB", help="Only about identities that match, like 'spiffe://prod.example/shop/*'."
+)
+@click.option("--decision", type=click.Choice(["granted", "refused"]), help="Only these.")
 @output_option
 @click.pass_context
-def list_(ctx: click.Context, limit: int, output: str) -> None:
+def list_(ctx: click.Context, limit: int, identity: str | None, decision: str | None, output: str) -> None:
     """List the newest decisions, oldest of them first."""
+    wanted = (
+        record
+        for record in _newest_first(ctx)
+        if (decision is None or record.get("decision") == decision)
+        and (identity is None or fnmatchcase(str(record.get("spiffe_id", "")), identity))
+    )
+    records = list(islice(wanted, limit))[::-1]
+    emit(records, COLUMNS, output, name="seq", empty="no such record" if identity or decision else "no records")
+
+
+def _newest_first(ctx: click.Context) -> Iterator[dict[str, Any]]:
     from handfast.wire.v1 import registry_pb2
 
-    records: list[dict[str, Any]] = []
-    token = ""
     with registry(ctx) as stub:
-        while len(records) < limit:
-            request = registry_pb2.ListAuditRequest(
-                newest_first=True, page_size=min(500, limit - len(records)), page_token=token
-            )
-            page = stub.ListAudit(request, timeout=TIMEOUT)
-            records += [json.loads(line) for line in page.records]
-            token = page.next_page_token
-            if not token:
-                break
-    emit(records[::-1], COLUMNS, output, name="seq", empty="no records")
+        request = registry_pb2.ListAuditRequest(newest_first=True, page_size=_PAGE)
+        for page in pages(stub.ListAudit, request):
+            yield from map(json.loads, page.records)
 
 
 @audit.command("verify")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def verify(file: Path) -> None:
+@output_option
+def verify(file: Path, output: str) -> None:
     """Check the chain of an audit log, on the CA's machine or over a copy.
 
-    Finds a line that was changed, removed, moved, or cut off at the end (when the head file lies beside it).
+    Finds a line that was changed, removed, moved, or cut off at the end (when the head file lies beside it). Exits 1 on
+    any of them.
     """
     from importlib import import_module
     from importlib.util import find_spec
@@ -73,4 +96,41 @@ def verify(file: Path) -> None:
     if find_spec("handfast_ca") is None:
         raise NotFound("`audit verify` comes with the distribution handfast-ca", hint="pip install handfast-ca")
     report = import_module("handfast_ca.audit").verify_audit(file)
-    note(f"{report.records} records, unbroken, up to {report.head[:16]}…")
+    checks = list(_checks(file, report))
+    if output == "table":
+        print_checks(checks)
+    elif output == "name":
+        print(report.position.hash)
+    else:
+        print_document(_document(report), output)
+    raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
+
+
+def _checks(file: Path, report: Any) -> Iterator[Check]:
+    group = f"audit log {file}"
+    for problem in report.problems:
+        yield Check(group, problem.reason, Level.FAILED, problem.detail, _HINTS[problem.reason])
+    if report.intact:
+        yield Check(group, "chain", Level.OK, f"{report.lines} records, up to hash {report.position.hash[:16]}…")
+    if report.unfinished:
+        yield Check(group, "last line", Level.WARNING, "unfinished", "is the CA writing it now? then verify again")
+
+
+_TAMPERED = "compare with the copy that your log collector keeps: somebody wrote to this file"
+_HINTS = {
+    "CHANGED": _TAMPERED,
+    "REMOVED": _TAMPERED,
+    "MOVED": _TAMPERED,
+    "CUT_OFF": _TAMPERED,
+    "HEAD_MISSING": "copy the .head file together with the log: without it, lines cut off at the end are not noticed",
+}
+
+
+def _document(report: Any) -> dict[str, Any]:
+    return {
+        "intact": report.intact,
+        "records": report.lines,
+        "head": {"seq": report.position.seq, "hash": report.position.hash},
+        "unfinished": report.unfinished,
+        "problems": [{"line": p.line, "reason": p.reason, "detail": p.detail} for p in report.problems],
+    }

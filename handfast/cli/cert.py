@@ -10,7 +10,7 @@ import click
 from handfast.cli.exits import Exit
 from handfast.cli.files import read_file, write_file
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
-from handfast.cli.session import TIMEOUT, registry
+from handfast.cli.session import TIMEOUT, pages, registry
 from handfast.lifetime import parse_duration
 
 __all__ = ["cert"]
@@ -157,22 +157,13 @@ def list_(ctx: click.Context, identity: str, status: str | None, expiring_within
     """List certificates."""
     from handfast.wire.v1 import registry_pb2
 
-    rows, token = [], ""
+    request = registry_pb2.ListCertificatesRequest(
+        identity_glob=identity, status=status or "", expiring_within=_lifetime(expiring_within), page_size=500
+    )
     with registry(ctx) as stub:
-        while True:
-            request = registry_pb2.ListCertificatesRequest(
-                identity_glob=identity,
-                status=status or "",
-                expiring_within=_lifetime(expiring_within),
-                page_size=500,
-                page_token=token,
-            )
-            page = stub.ListCertificates(request, timeout=TIMEOUT)
-            rows += [row(found) for found in page.certificates]
-            token = page.next_page_token
-            if not token:
-                break
-    emit(rows, LIST, output, name="serial", empty="no certificates")
+        rows = [row(found) for page in pages(stub.ListCertificates, request) for found in page.certificates]
+    filtered = identity or status or expiring_within
+    emit(rows, LIST, output, name="serial", empty="no such certificate" if filtered else "no certificates")
 
 
 @cert.command("show")

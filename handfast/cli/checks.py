@@ -11,7 +11,7 @@ import click
 
 from handfast.cli.output import colour_wanted
 
-__all__ = ["Check", "Level", "print_checks"]
+__all__ = ["Check", "Level", "any_failed", "as_rows", "print_checks"]
 
 
 class Level(StrEnum):
@@ -34,10 +34,21 @@ class Check:
     hint: str = ""
 
 
+def any_failed(checks: Iterable[Check]) -> bool:
+    return any(check.level is Level.FAILED for check in checks)
+
+
+def as_rows(checks: Iterable[Check]) -> list[dict[str, str]]:
+    """As the ``json`` output shows them."""
+    return [
+        {"group": c.group, "name": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks
+    ]
+
+
 def print_checks(checks: Iterable[Check]) -> None:
     """In the order given; a heading whenever the group changes."""
-    for group, lines in itertools.groupby(checks, key=lambda check: check.group):
-        print(f"\n{group}")
+    for index, (group, lines) in enumerate(itertools.groupby(checks, key=lambda check: check.group)):
+        print(f"\n{group}" if index else group)
         for line in lines:
             mark, colour = _MARKS[line.level]
             shown = click.style(mark, fg=colour) if colour_wanted() else mark

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
-from handfast.cli.session import TIMEOUT, registry
+from handfast.cli.session import TIMEOUT, pages, registry
 from handfast.lifetime import format_duration, parse_duration
 
 __all__ = ["entry"]
@@ -29,6 +29,7 @@ DETAIL = [
     Column("version", "version"),
     Column("comment", "comment"),
 ]
+_NONE = "no entries; `handfast entry add` makes one"
 
 
 @click.group()
@@ -87,18 +88,10 @@ def list_(ctx: click.Context, identity: str, output: str) -> None:
     """List entries."""
     from handfast.wire.v1 import registry_pb2
 
-    rows, token = [], ""
+    request = registry_pb2.ListEntriesRequest(identity_glob=identity, page_size=500)
     with registry(ctx) as stub:
-        while True:
-            page = stub.ListEntries(
-                registry_pb2.ListEntriesRequest(identity_glob=identity, page_size=500, page_token=token),
-                timeout=TIMEOUT,
-            )
-            rows += [row(found) for found in page.entries]
-            token = page.next_page_token
-            if not token:
-                break
-    emit(rows, LIST, output, name="spiffe_id", empty="no entries; `handfast entry add` makes one")
+        rows = [row(found) for page in pages(stub.ListEntries, request) for found in page.entries]
+    emit(rows, LIST, output, name="spiffe_id", empty=f"no entry matches {identity!r}" if identity else _NONE)
 
 
 @entry.command("show")

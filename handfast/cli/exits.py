@@ -1,6 +1,7 @@
 """Exit codes, and the one place where an error becomes lines on stderr.
 
-The voice: ``error:`` in lower case with the value and the bound, every violation on its own line, then ``hint:``.
+The voice: ``error:`` in lower case with the value and the bound, every violation on its own line, then ``hint:``. What
+Click finds wrong with the words of a command is said in the same voice.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
+import click
+
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 
-__all__ = ["Exit", "exit_code", "explain", "leave_on_error"]
+__all__ = ["Exit", "exit_code", "explain", "explain_misuse", "leave_on_error"]
 
 
 class Exit(IntEnum):
@@ -25,6 +28,8 @@ class Exit(IntEnum):
     NOT_ALLOWED = 4
     CONFIGURATION = 78
     """EX_CONFIG of sysexits.h: a daemon refuses to start with what it was given."""
+    INTERRUPTED = 130
+    """128 + SIGINT, as shells say it."""
 
 
 def exit_code(error: HandfastError) -> Exit:
@@ -51,6 +56,17 @@ def explain(error: HandfastError) -> str:
     return "\n".join(lines)
 
 
+def explain_misuse(error: click.ClickException) -> str:
+    """What was wrong with the words of a command, and where its help is. A group without a command shows its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message()
+    message = error.format_message().rstrip(".")
+    lines = [f"error: {message[:1].lower()}{message[1:]}"]
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        lines.append(f"hint: `{error.ctx.command_path} --help` tells how it is used")
+    return "\n".join(lines)
+
+
 @contextmanager
 def leave_on_error() -> Iterator[None]:
     """Turns what Handfast raises on purpose into a message and an exit code. Everything else is a bug and shows as one."""
@@ -59,6 +75,12 @@ def leave_on_error() -> Iterator[None]:
     except HandfastError as error:
         print(explain(error), file=sys.stderr)
         raise SystemExit(exit_code(error)) from error
+    except click.ClickException as error:
+        print(explain_misuse(error), file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    except click.Abort:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
         # The reader of our stdout has gone (`handfast … | head`): nothing is wrong, and nobody is left to tell.
         sys.stderr.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points, version
 
 import click
 
-from handfast.cli.exits import leave_on_error
+from handfast.cli.exits import Exit, leave_on_error
 
 __all__ = ["main", "root"]
 
@@ -64,6 +65,9 @@ class LazyGroup(click.Group):
         name = args[0] if args else ""
         if name in ELSEWHERE and not _installed(name):
             ctx.fail(f"`handfast {name}` comes with the distribution handfast-{name}: pip install handfast-{name}")
+        if not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            near = get_close_matches(name, self.list_commands(ctx), n=1)
+            ctx.fail(f"no such command {name!r}" + (f", did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
 
 
@@ -98,8 +102,11 @@ def root(ctx: click.Context, context_file: str | None) -> None:
     ctx.obj = context_file
 
 
-def main(arguments: list[str] | None = None, *, run: Callable[..., object] = root.main) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The console script. Raises SystemExit with a code of the contract."""
+    # What the library logs is for services; here every failure is said once, as an error.
+    logging.getLogger("handfast").addHandler(logging.NullHandler())
     with leave_on_error():
-        run(args=arguments, prog_name="handfast", standalone_mode=True)
-    sys.exit(0)
+        code = root.main(args=arguments, prog_name="handfast", standalone_mode=False)
+        sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else Exit.DONE)

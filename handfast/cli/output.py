@@ -11,7 +11,17 @@ from typing import Any
 
 import click
 
-__all__ = ["Column", "colour_wanted", "emit", "emit_one", "note", "output_option", "print_document", "shown_time"]
+__all__ = [
+    "Column",
+    "Row",
+    "colour_wanted",
+    "emit",
+    "emit_one",
+    "note",
+    "output_option",
+    "print_document",
+    "shown_time",
+]
 
 Row = Mapping[str, Any]
 FORMATS = ("table", "json", "yaml", "name")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
     from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
-__all__ = ["TIMEOUT", "authority", "connected", "registry"]
+__all__ = ["TIMEOUT", "authority", "connected", "pages", "registry"]
 
 TIMEOUT = timedelta(seconds=20).total_seconds()
 """Longest that one call of the command line waits, in seconds."""
@@ -51,11 +51,21 @@ def connected(source: Source, context: Context) -> Iterator[grpc.Channel]:
     from handfast.rpc.channel import channel
     from handfast.wire.codec import from_rpc_error
 
-    try:
-        with channel(source, context.authority, server=context.server) as opened:
+    with channel(source, context.authority, server=context.server) as opened:
+        try:
             yield opened
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        except grpc.RpcError as error:
+            raise opened.failure or from_rpc_error(error) from error
+
+
+def pages(call: Callable[..., Any], request: Any) -> Iterator[Any]:
+    """Every page of a listing, the next one when it is wanted. ``request`` has a ``page_token``, which this changes."""
+    while True:
+        page = call(request, timeout=TIMEOUT)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from handfast.cli.checks import Check, Level, print_checks
+from handfast.cli.checks import Check, Level, any_failed, as_rows, print_checks
+from handfast.cli.exits import Exit
 from handfast.cli.output import output_option, print_document, shown_time
 from handfast.cli.session import TIMEOUT, registry
 
@@ -25,9 +26,9 @@ def status(ctx: click.Context, output: str) -> None:
     elif output == "name":
         print(found.trust_domain)
     else:
-        print(f"CA of trust domain {found.trust_domain}, Handfast {found.version}")
+        print(f"CA of trust domain {found.trust_domain}, Handfast {found.version}\n")
         print_checks(checks)
-    raise SystemExit(any(check.level is Level.FAILED for check in checks))
+    raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
 
 
 def fetch_status(ctx: click.Context) -> Any:
@@ -55,8 +56,5 @@ def document(found: Any) -> dict[str, Any]:
         "issuer_not_after": shown_time(time_from_wire(found.issuer_not_after)),
         "crl_number": found.crl_number,
         "crl_next_update": shown_time(time_from_wire(found.crl_next_update)),
-        "checks": [
-            {"group": c.group, "name": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint}
-            for c in checks_of(found)
-        ],
+        "checks": as_rows(checks_of(found)),
     }
