@@ -11,7 +11,6 @@ import click
 
 from handfast.cli.context import Context, load
 from handfast.credentials import Source
-from handfast.errors import HandfastError, Invalid, Unauthenticated
 
 if TYPE_CHECKING:
     import grpc
@@ -70,21 +69,11 @@ def pages(call: Callable[..., Any], request: Any) -> Iterator[Any]:
 
 @contextmanager
 def _as_operator(ctx: click.Context) -> Iterator[grpc.Channel]:
-    from handfast.sources import DirectorySource
+    from handfast.cli.operator import operator_credentials
+    from handfast.clock import SystemClock
+    from handfast.sources import StaticSource
 
     context = load(ctx.find_root().obj)
-    try:
-        source = DirectorySource(context.credentials)
-    except Invalid:
-        raise
-    except HandfastError as error:
-        raise Unauthenticated(
-            f"the operator's credentials in {context.credentials} cannot be used: {error.message}",
-            reason=error.reason,
-            hint="on the CA's machine, `handfast ca operator` issues new ones",
-        ) from error
-    try:
-        with connected(source, context) as channel:
-            yield channel
-    finally:
-        source.close()
+    source = StaticSource(operator_credentials(context, SystemClock().now()))
+    with connected(source, context) as channel:
+        yield channel

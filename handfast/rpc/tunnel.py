@@ -5,6 +5,8 @@ behind that socket this module opens TLS 1.3, verifies the path to a root of the
 its revocation, and only then lets the first byte pass. The same connection is used that was judged: a handshake made
 beforehand would prove nothing. Live connections are judged again at every change of the source, and cut.
 
+A call to a server that is refused ends with the reason as its status, which :mod:`handfast.rpc.refusals` gives.
+
 The socket lies in a directory of mode 0700; whoever is this user, or root, can use the tunnel, as they could the key.
 """
 
@@ -14,9 +16,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +27,20 @@ from handfast.access import judge_credentials
 from handfast.certificates import Leaf, Usage, verify_leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials, Source
-from handfast.errors import HandfastError, Unauthenticated, Unavailable
+from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
+from handfast.rpc.refusals import Refusals
 
-__all__ = ["Tunnel", "open_tunnel"]
+__all__ = ["Connection", "Peer", "Tunnel", "open_tunnel"]
 
 _log = logging.getLogger(__name__)
 CHUNK = 64 * 1024
 HANDSHAKE_SECONDS = 10.0
 LONGEST_WITHOUT_LOOK = 1.0
 """Seconds after which a live connection is judged again even without news: expiry, a clock that was set."""
+REFUSAL_SECONDS = 1.0
+"""How long a refused server stays refused without being asked again, unless the source has news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,57 +51,116 @@ class Peer:
     port: int
     spiffe_id: SpiffeId
 
+    @classmethod
+    def parse(cls, target: str, server: SpiffeId | str) -> Peer:
+        """``target`` is ``HOST:PORT``, with brackets around an IPv6 address. Raises ``Invalid``."""
+        host, _, port = target.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise Invalid(f"address {target!r} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
+        return cls(host.strip("[]"), int(port), SpiffeId.parse(server) if isinstance(server, str) else server)
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
 
-class Tunnel:
-    """An open tunnel. ``failure`` is why the newest connection was not let through or was cut; None when it is well."""
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Who proved what to whom on a connection: our leaf and the server's."""
 
-    def __init__(self, source: Source, peer: Peer, clock: Clock, freshness: FreshnessPolicy, target: str) -> None:
-        self.target = target
+    own: Leaf
+    server: Leaf | None
+
+
+class Tunnel:
+    """Listens from the moment it is made; serves while :meth:`run` runs.
+
+    ``failure`` is why the newest connection was not let through or was cut; None when it is well.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        peer: Peer,
+        *,
+        clock: Clock,
+        freshness: FreshnessPolicy,
+        path: Path,
+        on_connected: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Binds ``path``. ``on_connected`` is called on the tunnel's loop whenever a server was let through."""
+        self.target = f"unix:{path}"
         self.failure: HandfastError | None = None
-        self.serving: set[asyncio.Task[None]] = set()
+        self.connection: Connection | None = None
         self._source = source
         self._peer = peer
         self._clock = clock
         self._freshness = freshness
+        self._on_connected = on_connected
         self._news = asyncio.Event()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._refusals = Refusals(path.with_suffix(".refused"))
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen()
+        self._listener.setblocking(False)
 
     def tell(self) -> None:
         """There is a new snapshot: every live connection is judged again. Called on the tunnel's loop."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def run(self) -> None:
+        """Serves until it is cancelled; then every connection is gone."""
+        server = await asyncio.start_unix_server(self._accept, sock=self._listener, limit=CHUNK)
+        try:
+            await server.serve_forever()
+        finally:
+            server.close()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving, return_exceptions=True)
+            self._refusals.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._serve(reader, writer)
+        finally:
+            writer.close()
+            self._serving.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relays one connection of gRPC's for as long as the server stays good."""
         try:
-            far_reader, far_writer, leaf = await self._connect()
+            snapshot = self._source.current()
+            far_reader, far_writer, leaf = await self._connect(snapshot)
+        except Unavailable as error:
+            self._note(error)
+            if error.reason == "NO_CREDENTIALS":
+                await self._refuse(error, reader, writer)
+            return
         except HandfastError as error:
-            self._refuse(error)
-            writer.close()
+            self._note(error)
+            await self._refuse(error, reader, writer)
             return
         self.failure = None
-        parts = {
-            asyncio.ensure_future(_pump(reader, far_writer)),
-            asyncio.ensure_future(_pump(far_reader, writer)),
-            asyncio.ensure_future(self._watch(leaf)),
-        }
+        connection = self.connection = Connection(snapshot.leaf, leaf)
+        self._on_connected()
         try:
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            await _relay(reader, writer, far_reader, far_writer, self._watch(leaf))
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
-            far_writer.transport.abort()
-            writer.close()
+            if self.connection is connection:
+                self.connection = None
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Leaf]:
-        context = _context(self._source.current())
+    async def _connect(self, snapshot: Credentials) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Leaf]:
+        context = _context(snapshot)
         peer = self._peer
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                reader, writer = await asyncio.open_connection(peer.host, peer.port, ssl=context, limit=CHUNK)
+                reader, writer = await _dial(peer, context)
         except ssl.SSLCertVerificationError as error:
             raise Unauthenticated(
                 f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED"
@@ -139,49 +204,46 @@ class Tunnel:
                 self._judge(leaf)
             except HandfastError as error:
                 if error.reason != "STALE_REVOCATIONS":  # keeps out new connections only, as in the guard
-                    self._refuse(error)
+                    self._note(error)
                     return
 
-    def _refuse(self, error: HandfastError) -> None:
+    def _note(self, error: HandfastError) -> None:
+        # Said once for each reason: a server that stays away is dialled again and again.
+        level = logging.DEBUG if self.failure is not None and self.failure.reason == error.reason else logging.WARNING
         self.failure = error
-        _log.warning("the connection to %s ends: %s", self._peer, error.message)
+        _log.log(level, "no connection to %s: %s", self._peer, error.message)
+
+    async def _refuse(self, error: HandfastError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Lets gRPC speak to the one who answers every call with ``error``, for a moment."""
+        news = self._news
+        far_reader, far_writer = await asyncio.open_unix_connection(self._refusals.answering(error), limit=CHUNK)
+
+        async def for_a_moment() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFUSAL_SECONDS):
+                    await news.wait()
+
+        await _relay(reader, writer, far_reader, far_writer, for_a_moment())
 
 
 @contextlib.asynccontextmanager
-async def open_tunnel(
-    source: Source, target: str, server: SpiffeId, *, clock: Clock, freshness: FreshnessPolicy
-) -> AsyncIterator[Tunnel]:
-    """Serves the private socket for as long as the block runs. ``target`` is ``HOST:PORT``."""
-    host, _, port = target.rpartition(":")
-    if not host or not port.isdigit():
-        raise Unavailable(f"address {target!r} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
+async def open_tunnel(source: Source, peer: Peer, *, clock: Clock, freshness: FreshnessPolicy) -> AsyncIterator[Tunnel]:
+    """A tunnel on the running loop for as long as the block runs, which follows its source."""
     loop = asyncio.get_running_loop()
     with tempfile.TemporaryDirectory(prefix="handfast-") as private:
-        path = Path(private) / "tunnel"
-        peer = Peer(host.strip("[]"), int(port), server)
-        tunnel = Tunnel(source, peer, clock, freshness, f"unix:{path}")
+        tunnel = Tunnel(source, peer, clock=clock, freshness=freshness, path=Path(private) / "tunnel")
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            tunnel.serving.add(task)
-            task.add_done_callback(tunnel.serving.discard)
-            with contextlib.suppress(asyncio.CancelledError):
-                await tunnel.serve(reader, writer)
-
-        def on_change(_credentials: Credentials | None) -> None:
+        def tell(_credentials: Credentials | None) -> None:
             loop.call_soon_threadsafe(tunnel.tell)
 
-        unsubscribe = source.subscribe(on_change)
-        listening = await asyncio.start_unix_server(serve, path, limit=CHUNK)
+        unsubscribe = source.subscribe(tell)
+        running = asyncio.create_task(tunnel.run())
         try:
             yield tunnel
         finally:
             unsubscribe()
-            listening.close()
-            for task in tuple(tunnel.serving):
-                task.cancel()
-            await asyncio.gather(*tunnel.serving, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
@@ -200,6 +262,49 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     finally:
         os.close(memory)
     return context
+
+
+async def _dial(peer: Peer, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As ``asyncio.open_connection``, but a connection that is given up in its last moment is closed at once."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=CHUNK, loop=loop)
+    protocol = _Dialled(reader, loop=loop)
+    try:
+        transport, _ = await loop.create_connection(lambda: protocol, peer.host, peer.port, ssl=context)
+    except BaseException:
+        if protocol.transport is not None:
+            protocol.transport.abort()
+        raise
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+class _Dialled(asyncio.StreamReaderProtocol):
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        super().connection_made(transport)
+
+
+async def _relay(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    far_reader: asyncio.StreamReader,
+    far_writer: asyncio.StreamWriter,
+    until: Coroutine[None, None, None],
+) -> None:
+    """Passes bytes both ways until one side ends, or ``until`` does; then both are closed."""
+    parts = [asyncio.ensure_future(part) for part in (_pump(reader, far_writer), _pump(far_reader, writer), until)]
+    try:
+        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        far_writer.transport.abort()
+        writer.close()
+        await asyncio.gather(far_writer.wait_closed(), writer.wait_closed(), return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 
 from handfast.access import in_trust_domain
@@ -16,6 +17,7 @@ from handfast.rpc.channel import channel
 from handfast.rpc.guard import Guard
 from handfast.sources import DirectorySource
 from handfast.testing import TestAuthority
+from handfast.wire.codec import from_rpc_error
 from tests.library.mesh import STREAM, UNARY, sync_server
 
 SERVER = SpiffeId.parse("spiffe://test.example/server")
@@ -65,26 +67,37 @@ def test_a_revoked_server_is_refused_in_the_handshake(authority: TestAuthority) 
 def test_a_server_that_is_revoked_is_cut_while_a_stream_runs(authority: TestAuthority) -> None:
     """C6, the other direction, on a connection that is open."""
     source, web = authority.source("/server"), authority.source("/web")
-    with sync_server(source, Guard(source, EVERYBODY)) as (target, _):
-        with pytest.raises(Unauthenticated) as caught, channel(web, target, server=SERVER) as opened:
-            stream = opened.unary_stream(STREAM)(b"")
-            next(stream)
-            authority.revoke(source.current())
+    with (
+        sync_server(source, Guard(source, EVERYBODY)) as (target, _),
+        channel(web, target, server=SERVER) as opened,
+    ):
+        stream = opened.unary_stream(STREAM)(b"")
+        next(stream)
+        authority.revoke(source.current())
+        with pytest.raises(grpc.RpcError) as cut:
             for _tick in stream:
                 pass
-        assert caught.value.reason == "REVOKED"
+        assert cut.value.code() is grpc.StatusCode.UNAVAILABLE
+        with pytest.raises(grpc.RpcError) as refused:
+            opened.unary_unary(UNARY)(b"", timeout=10)
+        assert from_rpc_error(refused.value).reason == "REVOKED"
+        assert opened.failure is not None
+        assert opened.failure.reason == "REVOKED"
 
 
 def test_a_server_that_is_not_there_is_named(authority: TestAuthority) -> None:
-    error = refusal(authority, "localhost:1")
-    assert isinstance(error, Unavailable)
-    assert "localhost:1" in error.message
+    with channel(authority.source("/web"), "localhost:1", server=SERVER) as opened:
+        with pytest.raises(grpc.RpcError) as caught:
+            opened.unary_unary(UNARY)(b"", timeout=10)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert isinstance(opened.failure, Unavailable)
+        assert "localhost:1" in opened.failure.message
 
 
 def refusal(authority: TestAuthority, target: str) -> HandfastError:
-    with pytest.raises(HandfastError) as caught, channel(authority.source("/web"), target, server=SERVER) as opened:
+    with channel(authority.source("/web"), target, server=SERVER) as opened, pytest.raises(grpc.RpcError) as caught:
         opened.unary_unary(UNARY)(b"", timeout=10)
-    return caught.value
+    return from_rpc_error(caught.value)
 
 
 def write(directory: Path, credentials: Credentials, name: str) -> None:
