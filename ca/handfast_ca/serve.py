@@ -68,7 +68,7 @@ def ca_identity(config: Config) -> SpiffeId:
 
 
 @asynccontextmanager
-async def open_authority(config: Config) -> AsyncIterator[Authority]:
+async def open_authority(config: Config, passphrase: bytes | None) -> AsyncIterator[Authority]:
     """The authority over the configured files, started. Raises ``Refused`` (``ROOT_KEY_ONLINE``) for a root's key."""
     issuer_certificate = load_certificates(config.issuer_certificate.read_bytes())[0]
     if issuer_certificate.subject == issuer_certificate.issuer:
@@ -77,7 +77,6 @@ async def open_authority(config: Config) -> AsyncIterator[Authority]:
             reason="ROOT_KEY_ONLINE",
             hint="name the issuing CA under `issuer`, and keep the root's key away from here",
         )
-    passphrase = None if config.passphrase_file is None else config.passphrase_file.read_bytes().split(b"\n", 1)[0]
     issuer = LocalIssuer(issuer_certificate, load_key(config.issuer_key, passphrase))
     root = load_certificates(config.root_certificate.read_bytes())[0]
     root_crl = x509.load_pem_x509_crl(config.root_crl.read_bytes()).public_bytes(Encoding.DER)
@@ -125,8 +124,8 @@ async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Cred
     )
 
 
-async def serve(config: Config) -> None:
-    """Runs until SIGTERM or SIGINT."""
+async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool = False) -> None:
+    """Runs until SIGTERM or SIGINT. ``accept_clock``: an operator says that the clock is right (threat J8)."""
     forbid_core_dumps()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -134,7 +133,10 @@ async def serve(config: Config) -> None:
         # uvicorn takes both while it serves, and raises them again when it has ended.
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        authority = await stack.enter_async_context(open_authority(config))
+        authority = await stack.enter_async_context(open_authority(config, passphrase))
+        if accept_clock and authority.time.problem() is not None:
+            await authority.accept_clock(by="ca serve --accept-clock")
+            await authority.publish_crl()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
         following = asyncio.create_task(_follow_trust(authority, source))
         stack.callback(following.cancel)

@@ -25,7 +25,9 @@ __all__ = ["Initialised", "Wishes", "initialise"]
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a person may choose. Addresses are HOST:PORT."""
+    """What a person may choose. Addresses are HOST:PORT. ``passphrase_file`` is only named in the configuration, for
+    ``serve`` to find it.
+    """
 
     trust_domain: TrustDomain
     grpc: str = "127.0.0.1:7443"
@@ -33,6 +35,7 @@ class Wishes:
     http: str = "127.0.0.1:7080"
     public_url: str = ""
     server_names: tuple[str, ...] = ("localhost",)
+    passphrase_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def _fill(folder: Path, wishes: Wishes, passphrase: bytes | None, now: datetime)
     _write(folder / "root" / "root.crt", pem_chain([root.certificate]))
     _write(folder / "root" / "root.crl", crl.public_bytes(Encoding.PEM))
     _write(folder / "issuer" / "issuer.crt", pem_chain([issuing.certificate]))
-    _write(folder / "handfast.yaml", _config(wishes, sealed=passphrase is not None).encode("utf-8"))
+    _write(folder / "handfast.yaml", _config(wishes).encode("utf-8"))
     _sync(folder)
     return root.certificate, until
 
@@ -83,10 +86,10 @@ def _public_url(wishes: Wishes) -> str:
     return wishes.public_url or f"http://{wishes.http}"
 
 
-def _config(wishes: Wishes, *, sealed: bool) -> str:
+def _config(wishes: Wishes) -> str:
     issuer = {"certificate": "issuer/issuer.crt", "key": "issuer/issuer.key"}
-    if sealed:
-        issuer["passphrase_file"] = "issuer/passphrase"  # noqa: S105 - a path
+    if wishes.passphrase_file is not None:
+        issuer["passphrase_file"] = str(wishes.passphrase_file.resolve())
     return yaml.safe_dump(
         {
             "trust_domain": str(wishes.trust_domain),

@@ -32,11 +32,16 @@ class Exit(IntEnum):
     """128 + SIGINT, as shells say it."""
 
 
+_CONFIGURATION = frozenset({"KEY_FILE_MODE", "ROOT_KEY_ONLINE"})
+
+
 def exit_code(error: HandfastError) -> Exit:
     """
     >>> exit_code(Unavailable("the CA cannot be reached"))
     <Exit.UNREACHABLE: 3>
     """
+    if error.reason in _CONFIGURATION:
+        return Exit.CONFIGURATION
     if isinstance(error, Unavailable):
         return Exit.UNREACHABLE
     if isinstance(error, Unauthenticated | Forbidden):

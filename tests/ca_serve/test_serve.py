@@ -37,3 +37,56 @@ def test_an_operator_makes_an_entry_a_token_and_a_certificate_and_revokes_it(ca:
         assert ca.stop() == 0
     written = ca.log.read_bytes() + (ca.directory / "state" / "audit.jsonl").read_bytes()
     assert token.encode() not in written
+
+
+def test_a_ca_with_a_passphrase_file_is_made_and_served(tmp_path: Path) -> None:
+    """E1: the key is sealed, and what unseals it stays where the operator put it."""
+    secret = tmp_path / "passphrase"
+    secret.write_text("correct horse\n")
+    ca = RunningServe.initialised(tmp_path / "ca", "--passphrase-file", secret)
+    assert (ca.directory / "operator" / "tls.crt").exists()
+    assert b"argon2id" in (ca.directory / "issuer" / "issuer.key").read_bytes()
+    with ca:
+        assert ca.handfast("entry", "list").check()
+    elsewhere = tmp_path / "elsewhere"
+    secret.rename(elsewhere)
+    ca.launch()
+    assert ca.wait_ended() == 1
+    assert "cannot be read" in ca.log.read_text("utf-8")
+    ca.environment["HANDFAST_PASSPHRASE_FILE"] = str(elsewhere)
+    with ca:
+        assert ca.get("/livez")[0] == 200
+    assert "correct horse" not in ca.log.read_text("utf-8")
+
+
+def test_a_key_file_that_others_may_read_is_refused(ca: RunningServe) -> None:
+    """E1: nothing starts."""
+    before = ca.audit
+    (ca.directory / "issuer" / "issuer.key").chmod(0o644)
+    ca.launch()
+    assert ca.wait_ended() == 78
+    assert "chmod 600" in ca.log.read_text("utf-8")
+    assert ca.audit == before
+
+
+def test_a_root_key_is_refused(ca: RunningServe) -> None:
+    """E4: the root is no issuing CA."""
+    before = ca.audit
+    text = ca.config.read_text("utf-8").replace("issuer/issuer.", "root/root.")
+    ca.config.write_text(text, "utf-8")
+    ca.launch()
+    assert ca.wait_ended() == 78
+    assert "is a root" in ca.log.read_text("utf-8")
+    assert ca.audit == before
+
+
+def test_what_a_killed_ca_acknowledged_is_there_when_it_starts_again(ca: RunningServe) -> None:
+    """J1: entries and a token that were answered, after `kill -9`; SIGTERM then ends it with 0."""
+    ca.start()
+    for number in range(3):
+        ca.handfast("entry", "add", f"{WEB}{number}").check()
+    ca.kill()
+    with ca:
+        names = ca.handfast("entry", "list", "-o", "name").check().out.split()
+        assert names == [f"{WEB}{number}" for number in range(3)]
+        assert ca.stop() == 0

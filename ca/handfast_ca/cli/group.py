@@ -9,6 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from handfast.credentials import Credentials
+    from handfast_ca.config import Config
 
 __all__ = ["ca"]
 
@@ -44,24 +45,29 @@ def init(
     from handfast_ca.setup import Wishes, initialise
 
     names = tuple(parse_dns_name(str(name)) for name in wishes.pop("names", ()))  # type: ignore[attr-defined]
-    wanted = Wishes(TrustDomain(trust_domain), server_names=names, **{key: str(value) for key, value in wishes.items()})
+    wanted = Wishes(
+        TrustDomain(trust_domain),
+        server_names=names,
+        passphrase_file=passphrase_file,
+        **{key: str(value) for key, value in wishes.items()},
+    )
     passphrase = _passphrase(passphrase_file, no_passphrase)
     made = initialise(directory, wanted, passphrase=passphrase, now=SystemClock().now())
-    _issue_operator(made.config, directory / "operator")
+    _issue_operator(made.config, directory / "operator", passphrase)
     print(made.root_fingerprint)
     note(f"CA of {trust_domain} in {directory}; its issuing CA ends {shown_time(made.issuer_not_after)}")
     note(f"keep {directory}/root/root.key somewhere else: only the next ceremony needs it")
 
 
 def _passphrase(file: Path | None, none: bool) -> bytes | None:
-    from handfast.cli.files import read_file
+    from handfast_ca.custody.passphrase import read_passphrase
 
     if (file is not None) == none:
         if none:
             raise click.UsageError("--no-passphrase and --passphrase-file exclude each other")
         typed: str = click.prompt("Passphrase for the keys", hide_input=True, confirmation_prompt=True, err=True)
         return typed.encode("utf-8")
-    return None if file is None else read_file(file).split(b"\n", 1)[0]
+    return None if file is None else read_passphrase(file)
 
 
 @ca.command("check-config")
@@ -79,8 +85,13 @@ def check_config(file: Path) -> None:
 
 @ca.command("serve")
 @click.option("--config", "file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="handfast.yaml")
-def serve_(file: Path) -> None:
-    """Run the CA until SIGTERM; ready when /readyz answers 200."""
+@click.option("--accept-clock", is_flag=True, help="The clock is right although it jumped: sign again.")
+def serve_(file: Path, accept_clock: bool) -> None:
+    """Run the CA until SIGTERM; ready when /readyz answers 200.
+
+    The passphrase of a sealed key comes from the file that HANDFAST_PASSPHRASE_FILE names, the systemd credential
+    handfast-passphrase, issuer.passphrase_file, or the terminal, in this order.
+    """
     import asyncio
     import logging
 
@@ -89,7 +100,8 @@ def serve_(file: Path) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
-    asyncio.run(serve(load(file)))
+    config = load(file)
+    asyncio.run(serve(config, _passphrase_of(config), accept_clock=accept_clock))
 
 
 @ca.command("operator")
@@ -99,10 +111,27 @@ def serve_(file: Path) -> None:
 )
 def operator(file: Path, out: Path | None) -> None:
     """Issue new credentials for the first operator, on the CA's machine while the CA is stopped."""
-    _issue_operator(file, out or file.parent / "operator")
+    from handfast_ca.config import load
+
+    _issue_operator(file, out or file.parent / "operator", _passphrase_of(load(file)))
 
 
-def _issue_operator(config_file: Path, out: Path) -> None:
+def _passphrase_of(config: Config) -> bytes | None:
+    """For a CA that exists. Asks only at a terminal, and only when nothing else tells."""
+    import os
+    import sys
+
+    from handfast_ca.custody.file import is_sealed
+    from handfast_ca.custody.passphrase import find_passphrase
+
+    found = find_passphrase(config.passphrase_file, os.environ)
+    if found is None and is_sealed(config.issuer_key) and sys.stdin.isatty():
+        typed: str = click.prompt("Passphrase of the issuing key", hide_input=True, err=True)
+        return typed.encode("utf-8")
+    return found
+
+
+def _issue_operator(config_file: Path, out: Path, passphrase: bytes | None) -> None:
     import asyncio
 
     from handfast.cli.context import Context, render
@@ -114,7 +143,7 @@ def _issue_operator(config_file: Path, out: Path) -> None:
     config = load(config_file)
 
     async def issue() -> Credentials:
-        async with open_authority(config) as authority:
+        async with open_authority(config, passphrase) as authority:
             return await reserved_credentials(authority, config.operators[0])
 
     made = asyncio.run(issue())

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from handfast.errors import Broken, Conflict, Invalid, NotFound, Refused
 from handfast.keys import CaPrivateKey
 
-__all__ = ["Stretching", "load_key", "seal", "store_key", "unseal"]
+__all__ = ["Stretching", "is_sealed", "load_key", "seal", "store_key", "unseal"]
 
 FORMAT = "handfast-key-v1"
 NO_PASSPHRASE = "none"  # noqa: S105 - says that there is none
@@ -121,6 +121,14 @@ def store_key(
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the key file needs a passphrase. False for what is no key file: :func:`load_key` says what is wrong."""
+    try:
+        return bool(json.loads(path.read_bytes())["kdf"] != NO_PASSPHRASE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def load_key(path: Path, passphrase: bytes | None) -> CaPrivateKey:
