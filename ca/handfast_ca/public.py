@@ -7,6 +7,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,7 +33,8 @@ def application(authority: Authority) -> Starlette:
             Route("/bundle.pem", public.bundle),
             Route("/livez", public.live),
             Route("/readyz", public.ready),
-        ]
+        ],
+        exception_handlers={HTTPException: _no_such_thing},
     )
 
 
@@ -84,6 +86,12 @@ def _file(request: Request, body: bytes, kind: str, headers: dict[str, str]) -> 
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers={**headers, "ETag": tag})
     return Response(body, media_type=kind, headers={**headers, "ETag": tag})
+
+
+async def _no_such_thing(_request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, answered as everything else is: in JSON."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail.lower()}, status_code=error.status_code, headers=error.headers)
 
 
 def _missing() -> Response:

@@ -60,6 +60,10 @@ OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.server_handshake_timeout_ms", 2000),
     ("grpc.so_reuseport", 0),
+    # Agents ping every 10 s on a watch that has no news; gRPC would close the connection below 300 s.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
 ]
 
 
@@ -157,6 +161,7 @@ def _web(config: Config, authority: Authority) -> uvicorn.Config:
         config.http.port,
         log_level="warning",
         access_log=False,
+        server_header=False,
         lifespan="off",
     )
 
