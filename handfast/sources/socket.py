@@ -1,0 +1,112 @@
+"""Credentials from the agent beside us: one whole snapshot at every change, over its Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import grpc
+
+from handfast.clock import Clock, SystemClock
+from handfast.credentials import Credentials, Subscriber
+from handfast.errors import HandfastError, Unavailable
+from handfast.revocation import Revocations
+from handfast.sources.static import StaticSource
+from handfast.wire.codec import snapshot_from_wire
+from handfast.wire.v1.workload_pb2 import CredentialsSnapshot, WatchCredentialsRequest
+from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
+
+__all__ = ["SocketSource"]
+
+_log = logging.getLogger(__name__)
+_HEADER = (("workload.spiffe.io", "true"),)
+_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 1000))
+_PAUSE = 0.05
+"""Seconds between the end of a stream and the next: the agent was restarted."""
+
+
+class SocketSource:
+    """Follows ``handfast.v1.Workload`` of an agent.
+
+    The first snapshot is awaited for ``wait`` seconds; then ``Unavailable`` (``NO_AGENT`` when nobody answers,
+    ``NO_CREDENTIALS`` when the agent has none yet) is raised. Later an agent that is away changes nothing: the last snapshot
+    stays until it expires, and revocations only move forward. A snapshot that the agent withdraws is withdrawn here.
+    """
+
+    def __init__(self, path: Path | str, *, wait: float = 30.0, clock: Clock | None = None) -> None:
+        self._path = Path(path)
+        self._clock = clock or SystemClock()
+        self._holder = StaticSource()
+        self._answered = threading.Event()
+        self._arrived = threading.Event()
+        self._closed = threading.Event()
+        self._channel = grpc.insecure_channel(f"unix:{self._path.absolute()}", _OPTIONS)
+        self._stub = WorkloadStub(self._channel)
+        self._thread = threading.Thread(target=self._follow, name="handfast-socket", daemon=True)
+        self._thread.start()
+        if not self._arrived.wait(wait):
+            self.close()
+            raise self._absent(wait)
+
+    def current(self) -> Credentials:
+        return self._holder.current()
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        return self._holder.subscribe(subscriber)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._channel.close()
+        self._thread.join(timeout=5)
+        self._holder.close()
+
+    def _absent(self, waited: float) -> Unavailable:
+        if self._answered.is_set():
+            return Unavailable(
+                f"the agent at {self._path} has no credentials after {waited:g} s",
+                reason="NO_CREDENTIALS",
+                hint="`handfast agent status` shows what it waits for",
+            )
+        return Unavailable(
+            f"no agent answers at {self._path} after {waited:g} s",
+            reason="NO_AGENT",
+            hint="is `handfast agent run` running, and is `socket` in its configuration this path?",
+        )
+
+    def _follow(self) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(grpc.RpcError, ValueError):  # it went away; or we closed the channel
+                stream = self._stub.WatchCredentials(WatchCredentialsRequest(), metadata=_HEADER, wait_for_ready=True)
+                for message in stream:
+                    self._take(message)
+            self._closed.wait(_PAUSE)
+
+    def _take(self, message: CredentialsSnapshot) -> None:
+        self._answered.set()
+        try:
+            fresh = snapshot_from_wire(message, now=self._clock.now())
+        except HandfastError as error:
+            _log.error("the new credentials of the agent are not used: %s", error.message)
+            return
+        present = self._holder.peek()
+        if fresh is not None and present is not None:
+            fresh = replace(fresh, revocations=_forward(fresh.revocations, present.revocations))
+        if fresh is not None or present is not None:
+            self._holder.publish(fresh)
+        if fresh is not None:
+            self._arrived.set()
+
+
+def _forward(fresh: Revocations, known: Revocations) -> Revocations:
+    """``fresh``, with what ``known`` knows better: an agent that was set back cannot take a revocation back."""
+    lists = dict(fresh.lists)
+    for older in known.lists.values():
+        given = lists.get(older.issuer_key_id)
+        if given is None or given.number < older.number:
+            lists[older.issuer_key_id] = older
+    return Revocations(MappingProxyType(lists), fresh.announced).announce(known.announced)
