@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 
+from handfast.wire.v1 import authority_pb2
+from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from tests.ca_serve.process import RunningServe
 
 WEB = "spiffe://test.example/web"
@@ -90,3 +93,20 @@ def test_what_a_killed_ca_acknowledged_is_there_when_it_starts_again(ca: Running
         names = ca.handfast("entry", "list", "-o", "name").check().out.split()
         assert names == [f"{WEB}{number}" for number in range(3)]
         assert ca.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_quiet_watch_survives_the_pings_of_an_agent(ca: RunningServe) -> None:
+    """H2: keepalive pings, more often than an agent sends them, are no flood: the watch ends when its reader says so."""
+    with ca:
+        operator = ca.directory / "operator"
+        tls = grpc.ssl_channel_credentials(
+            *[(operator / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")]
+        )
+        options = [("grpc.keepalive_time_ms", 6000), ("grpc.keepalive_permit_without_calls", 1)]
+        with grpc.secure_channel(ca.grpc.replace("127.0.0.1", "localhost"), tls, options=options) as channel:
+            watch = AuthorityStub(channel).WatchTrust(authority_pb2.WatchTrustRequest(), timeout=30)
+            assert next(watch).whole
+            with pytest.raises(grpc.RpcError) as ended:
+                next(watch)
+        assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
