@@ -105,18 +105,20 @@ def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, t
 @click.option(
     "--cert",
     "cert_file",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Present certificate chain, PEM.",
+    help="Present certificate chain, PEM. [default: the operator's own]",
 )
-@click.option(
-    "--key", "key_file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Its private key, PEM."
-)
+@click.option("--key", "key_file", type=click.Path(dir_okay=False, path_type=Path), help="Its private key, PEM.")
 @click.pass_context
-def renew(ctx: click.Context, cert_file: Path, key_file: Path) -> None:
-    """Renew with the present certificate as the proof; both files are replaced, the key by a new one."""
+def renew(ctx: click.Context, cert_file: Path | None, key_file: Path | None) -> None:
+    """Renew with the present certificate as the proof; both files are replaced, the key by a new one.
+
+    Without --cert and --key it renews the operator's own certificate, which every command needs.
+    """
     from handfast.cli.renewal import renew_files
 
+    if (cert_file is None) != (key_file is None):
+        raise click.UsageError("--cert and --key go together")
     renewed = renew_files(ctx, cert_file, key_file)
     note(f"renewed {renewed.spiffe_id} until {shown_time(renewed.validity.not_after)}")
 
