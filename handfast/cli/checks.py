@@ -10,8 +10,9 @@ from enum import StrEnum
 import click
 
 from handfast.cli.output import colour_wanted
+from handfast.errors import HandfastError
 
-__all__ = ["Check", "Level", "any_failed", "as_rows", "print_checks"]
+__all__ = ["Check", "Level", "any_failed", "as_rows", "failed", "print_checks"]
 
 
 class Level(StrEnum):
@@ -32,6 +33,11 @@ class Check:
     level: Level
     detail: str = ""
     hint: str = ""
+
+
+def failed(group: str, name: str, error: HandfastError, hint: str) -> Check:
+    """A check that ended in an error; ``hint`` stands in where the error has none."""
+    return Check(group, name, Level.FAILED, error.message, error.hint or hint)
 
 
 def any_failed(checks: Iterable[Check]) -> bool:
