@@ -8,6 +8,7 @@ import logging
 import random
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unavailable
@@ -67,7 +68,10 @@ class Agent:
 
 
 async def run(config: Config) -> None:
-    """Runs until SIGTERM or SIGINT. SIGHUP looks at once, for example at a join token that was just written."""
+    """Runs until SIGTERM or SIGINT.
+
+    SIGHUP looks at once, for example at a join token that was just written; SIGUSR1 renews at once.
+    """
     agent = Agent(config)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -89,14 +93,15 @@ async def run(config: Config) -> None:
             asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)),
             asyncio.create_task(forever(agent.poll)),
         ]
-        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.append(loop.create_task(_look_now(agent))))
+        for number, act in ((signal.SIGHUP, agent.driver.tick), (signal.SIGUSR1, agent.driver.renew_now)):
+            loop.add_signal_handler(number, lambda act=act: tasks.append(loop.create_task(_at_once(act))))  # type: ignore[misc]
         await _until(ended, tasks)
         await agent.driver.stop()
     _log.info("ended")
 
 
-async def _look_now(agent: Agent) -> None:
-    await agent.driver.tick()
+async def _at_once(act: Callable[[], Awaitable[object]]) -> None:
+    await act()
 
 
 async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

@@ -407,3 +407,13 @@ async def test_a_socket_directory_that_others_can_enter_is_refused(agent: Agent,
         async with serve_socket(wide / "s", agent.source, lambda: 0, agent.look):
             raise AssertionError("served")
     assert refused.value.reason == "UNSAFE_DIRECTORY"
+
+
+async def test_it_renews_at_once_when_it_is_told_to(agent: Agent, peer: PeerAuthority) -> None:
+    """SIGUSR1; before there is a certificate it only looks, and enrols."""
+    await agent.driver.renew_now()
+    first = agent.source.current()
+    await agent.driver.renew_now()
+    second = agent.source.current()
+    assert second.leaf.serial != first.leaf.serial
+    assert second.leaf.spiffe_id == first.leaf.spiffe_id
