@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -94,6 +93,7 @@ class Mesh:
         self.folder = folder
         self._stack = stack
         self._show = show
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
         grpc, enrol, http, orders, payments = (f"127.0.0.1:{port}" for port in _free_ports(5))
         self.grpc, self.enrol, self.http = grpc, enrol, http
         self.orders = Service("orders", orders.replace("127.0.0.1", "localhost"), folder / "orders")
@@ -164,6 +164,7 @@ class Mesh:
             check=False,
         )
         if done.returncode:
+            self.check_alive()
             raise HandfastError(f"`handfast {' '.join(words)}` failed: {done.stderr.strip()}", reason="DEMO_FAILED")
         return done.stdout
 
@@ -174,16 +175,13 @@ class Mesh:
             service.agent.send_signal(signal.SIGUSR1)
 
     def check_alive(self) -> None:
-        """Raises when an agent or a service has ended."""
-        for service in self.services:
-            for process in (service.agent, service.program):
-                if process is not None and process.poll() is not None:
-                    raise HandfastError(
-                        f"a process of {service.name} ended", reason="DEMO_FAILED", hint=self._tail(service)
-                    )
-
-    def _tail(self, service: Service) -> str:
-        return (self.folder / f"{service.name}.log").read_text("utf-8")[-2000:]
+        """Raises with the last words of a process that has ended."""
+        for name, process in self._started.items():
+            if process.poll() is not None:
+                last_words = (self.folder / f"{name}.log").read_text("utf-8")[-2000:]
+                raise HandfastError(
+                    f"the process {name!r} ended with {process.returncode}: {last_words}", reason="DEMO_FAILED"
+                )
 
     def _is_ready(self) -> bool:
         try:
@@ -205,6 +203,7 @@ class Mesh:
             stderr=log,
         )
         self._stack.callback(_end, process)
+        self._started[name] = process
         return process
 
 
