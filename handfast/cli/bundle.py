@@ -62,4 +62,5 @@ def download(ctx: click.Context, file: Path | None, with_issuers: bool) -> None:
     trusted = bundle_from_wire(trust_update(ctx).bundle)
     write_result(file, trusted.pem if with_issuers else trusted.roots_pem)
     if file:
-        note(f"{len(trusted.roots)} root{'s' * (len(trusted.roots) != 1)} written to {file}")
+        issuers = f" and {len(trusted.issuers)} issuing CA{'s' * (len(trusted.issuers) != 1)}" if with_issuers else ""
+        note(f"{len(trusted.roots)} root{'s' * (len(trusted.roots) != 1)}{issuers} written to {file}")

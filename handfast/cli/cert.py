@@ -11,6 +11,7 @@ from handfast.cli.exits import Exit
 from handfast.cli.files import read_file, write_file
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
+from handfast.errors import HandfastError
 from handfast.lifetime import parse_duration
 
 __all__ = ["cert"]
@@ -133,11 +134,14 @@ def renew(ctx: click.Context, cert_file: Path | None, key_file: Path | None) -> 
     help="Due from this share of its life on.",
 )
 def needs_renewal(file: Path, fraction: float) -> None:
-    """Exit 0 when the certificate in FILE is due for renewal, 1 when it is not."""
+    """Exit 0 when the certificate in FILE is due for renewal, 1 when it is not, 2 when FILE cannot be read."""
     from handfast.certificates import load_certificates
     from handfast.clock import SystemClock
 
-    certificate = load_certificates(read_file(file))[0]
+    try:
+        certificate = load_certificates(read_file(file))[0]
+    except HandfastError as error:  # 1 would say "not due" to a script, for ever
+        raise click.UsageError(f"{file}: {error.message}") from error
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     due = begin + (end - begin) * fraction
     is_due = SystemClock().now() >= due

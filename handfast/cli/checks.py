@@ -47,7 +47,14 @@ def any_failed(checks: Iterable[Check]) -> bool:
 def as_rows(checks: Iterable[Check]) -> list[dict[str, str]]:
     """As the ``json`` output shows them."""
     return [
-        {"group": c.group, "name": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks
+        {
+            "group": check.group,
+            "name": check.name,
+            "level": check.level.value,
+            "detail": check.detail,
+            "hint": "" if check.level is Level.OK else check.hint,
+        }
+        for check in checks
     ]
 
 

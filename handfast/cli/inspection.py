@@ -11,7 +11,15 @@ from handfast.cli.output import Column, emit_one, output_option
 
 __all__ = ["inspect"]
 
-_MISSING = "\0"
+_HEADINGS = {
+    "alpn": "ALPN",
+    "dns_names": "DNS names",
+    "ip_addresses": "IP addresses",
+    "key_sha256": "key SHA-256",
+    "crl_urls": "CRL URLs",
+    "issuer_key_id": "issuer key ID",
+    "subject_key_id": "subject key ID",
+}
 
 
 @click.command()
@@ -45,4 +53,4 @@ def inspect(target: str, output: str) -> None:
 
 
 def _columns(item: dict[str, Any]) -> list[Column]:
-    return [Column(key.replace("_", " "), key) for key in item if key != "name"]
+    return [Column(_HEADINGS.get(key, key.replace("_", " ")), key) for key in item if key != "name"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from handfast.certificates import format_serial, parse_serial
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
 from handfast.revocation import Reason
+
+if TYPE_CHECKING:
+    from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
 __all__ = ["revoke"]
 
@@ -47,11 +52,12 @@ def revoke(ctx: click.Context, target: str, reason: str, output: str) -> None:
         request.serial = format_serial(parse_serial(target))
     with registry(ctx) as stub:
         done = stub.Revoke(request, timeout=TIMEOUT)
+        told = _first_reason(stub, done.serials[0]) if done.already_revoked and done.serials else reason
     result = {
         "target": target,
         "serials": list(done.serials),
         "revoked_at": shown_time(time_from_wire(done.revoked_at)),
-        "reason": reason,
+        "reason": told,
         "crl_number": done.crl_number,
         "watchers": done.watchers,
         "already_revoked": done.already_revoked,
@@ -59,3 +65,11 @@ def revoke(ctx: click.Context, target: str, reason: str, output: str) -> None:
     emit_one(result, COLUMNS, output, name="target")
     if done.already_revoked:
         note("it was revoked before: the first time and reason stay")
+
+
+def _first_reason(stub: RegistryStub, serial: str) -> str:
+    """The one that stays when a revocation is repeated."""
+    from handfast.wire.v1 import registry_pb2
+
+    found = stub.GetCertificate(registry_pb2.GetCertificateRequest(serial=serial), timeout=TIMEOUT)
+    return str(found.revocation_reason)

@@ -35,7 +35,9 @@ def look_at(host: str, port: int) -> list[dict[str, Any]]:
     except ssl.SSLError as error:
         raise Invalid(f"{host}:{port} does not speak TLS as we do: {error.reason or error}", reason="NO_TLS") from error
     except OSError as error:
-        raise Unavailable(f"{host}:{port} cannot be reached: {error}", hint="is it running there?") from error
+        raise Unavailable(
+            f"{host}:{port} cannot be reached: {error.strerror or error}", hint="is it running there?"
+        ) from error
 
 
 def _connection_item(host: str, port: int, connection: ssl.SSLSocket) -> dict[str, Any]:

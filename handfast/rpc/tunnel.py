@@ -166,7 +166,7 @@ class Tunnel:
                 f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED"
             ) from error
         except (OSError, TimeoutError) as error:
-            text = str(error) or "no answer in time"
+            text = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error) or "no answer in time"
             raise Unavailable(f"{peer} cannot be reached: {text}", hint="is it running there?") from error
         try:
             leaf = Leaf.parse(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
@@ -312,3 +312,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
+
+
+def _why(error: OSError) -> str:
+    """In the system's words, without asyncio's around them."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error) or "no answer in time"

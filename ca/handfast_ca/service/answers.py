@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from handfast.certificates import Leaf, format_serial
+from handfast.bundle import TrustBundle
+from handfast.certificates import format_serial
 from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
 from handfast.wire.v1 import authority_pb2, registry_pb2, trust_pb2
@@ -68,8 +69,11 @@ def entry_message(entry: Entry) -> registry_pb2.Entry:
     )
 
 
-def certificate_message(record: CertificateRecord, now: datetime, *, whole: bool) -> registry_pb2.Certificate:
-    """``whole`` also carries the certificate itself and the name of its issuer."""
+def certificate_message(
+    record: CertificateRecord, now: datetime, bundle: TrustBundle, *, whole: bool
+) -> registry_pb2.Certificate:
+    """``whole`` also carries the certificate itself. The issuer's name is empty when the bundle does not know it any more."""
+    issuer = bundle.issuer(record.issuer_key_id)
     der = record.der if whole else None
     return registry_pb2.Certificate(
         serial=format_serial(record.serial),
@@ -78,7 +82,7 @@ def certificate_message(record: CertificateRecord, now: datetime, *, whole: bool
         not_before=codec.time_to_wire(record.not_before),
         not_after=codec.time_to_wire(record.not_after),
         status=record.describe(now),
-        issuer=Leaf.parse(der).certificate.issuer.rfc4514_string() if der else "",
+        issuer="" if issuer is None else issuer.subject.rfc4514_string(),
         revoked_at=None if record.revoked_at is None else codec.time_to_wire(record.revoked_at),
         revocation_reason="" if record.reason is None else record.reason.value,
         obtained_by=record.obtained_by,

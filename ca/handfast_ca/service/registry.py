@@ -124,8 +124,9 @@ class RegistryService(RegistryServicer):
         page = await self._authority.list_certificates(
             wanted, limit=_page_size(request.page_size), token=request.page_token
         )
+        bundle = self._authority.trust().bundle
         return registry_pb2.ListCertificatesResponse(
-            certificates=[certificate_message(record, now, whole=False) for record in page.items],
+            certificates=[certificate_message(record, now, bundle, whole=False) for record in page.items],
             next_page_token=page.next_token,
         )
 
@@ -136,7 +137,7 @@ class RegistryService(RegistryServicer):
 
     async def _get_certificate(self, serial: str) -> registry_pb2.Certificate:
         record = await self._authority.certificate(parse_serial(serial))
-        return certificate_message(record, self._authority.time.wall(), whole=True)
+        return certificate_message(record, self._authority.time.wall(), self._authority.trust().bundle, whole=True)
 
     async def Revoke(self, request: registry_pb2.RevokeRequest, context: Any) -> registry_pb2.RevokeResponse:
         return await answer(context, self._revoke(request))
