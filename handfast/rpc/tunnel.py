@@ -19,7 +19,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,12 @@ from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
+from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
 from handfast.rpc.refusals import Refusals
 
 __all__ = ["Connection", "Peer", "Tunnel", "open_tunnel"]
 
 _log = logging.getLogger(__name__)
-CHUNK = 64 * 1024
 HANDSHAKE_SECONDS = 10.0
 LONGEST_WITHOUT_LOOK = 1.0
 """Seconds after which a live connection is judged again even without news: expiry, a clock that was set."""
@@ -111,7 +111,8 @@ class Tunnel:
 
     async def run(self) -> None:
         """Serves until it is cancelled; then every connection is gone."""
-        server = await asyncio.start_unix_server(self._accept, sock=self._listener, limit=CHUNK)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_unix_server(lambda: Pipe(self._accept), sock=self._listener)
         try:
             await server.serve_forever()
         finally:
@@ -121,46 +122,44 @@ class Tunnel:
             await asyncio.gather(*self._serving, return_exceptions=True)
             self._refusals.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, near: Pipe) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(near))
         self._serving.add(task)
-        try:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._serve(reader, writer)
-        finally:
-            writer.close()
-            self._serving.discard(task)
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _task: near.abort())  # also when it was cancelled before it began
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, near: Pipe) -> None:
         """Relays one connection of gRPC's for as long as the server stays good."""
         try:
-            snapshot = self._source.current()
-            far_reader, far_writer, leaf = await self._connect(snapshot)
+            await self._relay_to_server(near)
         except Unavailable as error:
             self._note(error)
             if error.reason == "NO_CREDENTIALS":
-                await self._refuse(error, reader, writer)
-            return
+                await self._refuse(error, near)
         except HandfastError as error:
             self._note(error)
-            await self._refuse(error, reader, writer)
-            return
+            await self._refuse(error, near)
+        finally:
+            await near.close()
+
+    async def _relay_to_server(self, near: Pipe) -> None:
+        snapshot = self._source.current()
+        far, leaf = await self._connect(snapshot)
         self.failure = None
         connection = self.connection = Connection(snapshot.leaf, leaf)
         self._on_connected()
         try:
-            await _relay(reader, writer, far_reader, far_writer, self._watch(leaf))
+            await relay(near, far, self._watch(leaf))
         finally:
             if self.connection is connection:
                 self.connection = None
 
-    async def _connect(self, snapshot: Credentials) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Leaf]:
+    async def _connect(self, snapshot: Credentials) -> tuple[Pipe, Leaf]:
         context = _context(snapshot)
         peer = self._peer
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                reader, writer = await _dial(peer, context)
+                far = await dial(peer.host, peer.port, context)
         except ssl.SSLCertVerificationError as error:
             raise Unauthenticated(
                 f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED"
@@ -169,12 +168,12 @@ class Tunnel:
             text = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error) or "no answer in time"
             raise Unavailable(f"{peer} cannot be reached: {text}", hint="is it running there?") from error
         try:
-            leaf = Leaf.parse(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            leaf = Leaf.parse(far.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
             self._judge(leaf)
         except HandfastError as error:
-            writer.transport.abort()
+            far.abort()
             raise Unauthenticated(f"the server at {peer} is refused: {error.message}", reason=error.reason) from error
-        return reader, writer, leaf
+        return far, leaf
 
     def _judge(self, leaf: Leaf) -> None:
         """The path, the identity, then expiry, revocation and freshness. Raises a ``HandfastError``."""
@@ -213,17 +212,17 @@ class Tunnel:
         self.failure = error
         _log.log(level, "no connection to %s: %s", self._peer, error.message)
 
-    async def _refuse(self, error: HandfastError, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _refuse(self, error: HandfastError, near: Pipe) -> None:
         """Lets gRPC speak to the one who answers every call with ``error``, for a moment."""
         news = self._news
-        far_reader, far_writer = await asyncio.open_unix_connection(self._refusals.answering(error), limit=CHUNK)
+        far = await dial_unix(self._refusals.answering(error))
 
         async def for_a_moment() -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REFUSAL_SECONDS):
                     await news.wait()
 
-        await _relay(reader, writer, far_reader, far_writer, for_a_moment())
+        await relay(near, far, for_a_moment())
 
 
 @contextlib.asynccontextmanager
@@ -262,60 +261,3 @@ def _context(credentials: Credentials) -> ssl.SSLContext:
     finally:
         os.close(memory)
     return context
-
-
-async def _dial(peer: Peer, context: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As ``asyncio.open_connection``, but a connection that is given up in its last moment is closed at once."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=CHUNK, loop=loop)
-    protocol = _Dialled(reader, loop=loop)
-    try:
-        transport, _ = await loop.create_connection(lambda: protocol, peer.host, peer.port, ssl=context)
-    except BaseException:
-        if protocol.transport is not None:
-            protocol.transport.abort()
-        raise
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
-
-
-class _Dialled(asyncio.StreamReaderProtocol):
-    transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        super().connection_made(transport)
-
-
-async def _relay(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    far_reader: asyncio.StreamReader,
-    far_writer: asyncio.StreamWriter,
-    until: Coroutine[None, None, None],
-) -> None:
-    """Passes bytes both ways until one side ends, or ``until`` does; then both are closed."""
-    parts = [asyncio.ensure_future(part) for part in (_pump(reader, far_writer), _pump(far_reader, writer), until)]
-    try:
-        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for part in parts:
-            part.cancel()
-        await asyncio.gather(*parts, return_exceptions=True)
-        far_writer.transport.abort()
-        writer.close()
-        await asyncio.gather(far_writer.wait_closed(), writer.wait_closed(), return_exceptions=True)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(CHUNK):
-            writer.write(data)
-            await writer.drain()
-
-
-def _why(error: OSError) -> str:
-    """In the system's words, without asyncio's around them."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error) or "no answer in time"
