@@ -6,6 +6,7 @@ Click finds wrong with the words of a command is said in the same voice.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import click
 
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 
-__all__ = ["Exit", "exit_code", "explain", "explain_misuse", "leave_on_error"]
+__all__ = ["Exit", "exit_code", "explain", "explain_misuse", "forget_stdout", "leave_on_error"]
 
 
 class Exit(IntEnum):
@@ -87,6 +88,10 @@ def leave_on_error() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
-        # The reader of our stdout has gone (`handfast … | head`): nothing is wrong, and nobody is left to tell.
-        sys.stderr.close()
+        forget_stdout()
         raise SystemExit(Exit.DONE) from None
+
+
+def forget_stdout() -> None:
+    """The reader of our stdout has gone (`handfast … | head`): nothing is wrong, and the last flush must not say so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

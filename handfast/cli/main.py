@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, version
 
 import click
 
-from handfast.cli.exits import Exit, leave_on_error
+from handfast.cli.exits import Exit, forget_stdout, leave_on_error
 
 __all__ = ["main", "root"]
 
@@ -53,6 +53,13 @@ class LazyGroup(click.Group):
             loaded: click.Command = entry_point.load()
             return loaded
         return None
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # which Click would make a failure
+            forget_stdout()
+            return ctx.exit(Exit.DONE)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         texts = {name: text for name, (_, text) in COMMANDS.items()} | ELSEWHERE

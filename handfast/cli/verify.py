@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from handfast.cli.checks import Check, Level, print_checks
+from handfast.cli.checks import Check, Level, any_failed, as_rows, print_checks
+from handfast.cli.exits import Exit
 from handfast.cli.files import read_file
 from handfast.cli.output import output_option, print_document, shown_time
 from handfast.errors import HandfastError
@@ -59,12 +60,10 @@ def verify(
     now = SystemClock().now()
     checks = list(_verify(file, bundle_file, crl_file, usage, identity, dns, now))
     if output in ("json", "yaml"):
-        print_document(
-            [{"check": c.name, "level": c.level.value, "detail": c.detail, "hint": c.hint} for c in checks], output
-        )
+        print_document(as_rows(checks), output)
     else:
         print_checks(checks)
-    raise SystemExit(any(check.level is Level.FAILED for check in checks))
+    raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
 
 
 def _verify(
@@ -92,7 +91,7 @@ def _verify(
     try:
         path = verify_leaf(leaf, chain[1:], bundle.roots, known=bundle.issuers, usage=Usage(usage), now=now)
     except HandfastError as error:
-        yield Check(group, "path", Level.FAILED, error.message, _path_hint(error.reason, chain, bundle))
+        yield _path_refused(group, error, chain, bundle, now)
     else:
         names = " ← ".join(one.subject.rfc4514_string() or str(leaf.spiffe_id) for one in path)
         yield Check(group, "path", Level.OK, names)
@@ -101,18 +100,21 @@ def _verify(
     yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
 
 
-def _path_hint(reason: str, chain: tuple[x509.Certificate, ...], bundle: TrustBundle) -> str:
-    if reason == "EXPIRED":
-        return "renew it: `handfast cert renew`, or look why the agent did not: `handfast agent status`"
-    if reason == "NOT_YET_VALID":
-        return "compare the clocks of this machine and of the CA"
-    if reason == "WRONG_USAGE":
-        return "choose --usage, or give its entry the usage: `handfast entry add … --usage client,server`"
-    last = chain[-1]
-    known = {root.subject for root in bundle.roots}
-    if last.issuer not in known:
-        return f"the chain ends at issuer {last.issuer.rfc4514_string()!r}, which is not among the roots given"
-    return "the names fit, so a signature, a constraint or a date along the path does not"
+_PATH_HINTS = {
+    "EXPIRED": "renew it: `handfast cert renew`, or look why the agent did not: `handfast agent status`",
+    "NOT_YET_VALID": "compare the clocks of this machine and of the CA",
+    "WRONG_USAGE": "choose --usage, or give its entry the usage: `handfast entry add … --usage client,server`",
+    "UNTRUSTED": "`handfast bundle download` gets the roots, `handfast inspect` shows what is in each file",
+}
+
+
+def _path_refused(
+    group: str, error: HandfastError, chain: tuple[x509.Certificate, ...], bundle: TrustBundle, now: datetime
+) -> Check:
+    from handfast.cli.path_words import explain_path
+
+    words = explain_path(chain, bundle, now) if error.reason == "UNTRUSTED" else ""
+    return Check(group, "path", Level.FAILED, words or error.message, _PATH_HINTS.get(error.reason, ""))
 
 
 def _verify_names(group: str, leaf: Leaf, identity: str, dns: str) -> Iterator[Check]:
@@ -123,6 +125,7 @@ def _verify_names(group: str, leaf: Leaf, identity: str, dns: str) -> Iterator[C
             "identity",
             Level.OK if good else Level.FAILED,
             f"{leaf.spiffe_id}" + ("" if good else f" is not {identity}"),
+            "is it the right file, and the right --identity?",
         )
     if dns:
         good = dns in leaf.dns_names
@@ -132,6 +135,7 @@ def _verify_names(group: str, leaf: Leaf, identity: str, dns: str) -> Iterator[C
             "DNS name",
             Level.OK if good else Level.FAILED,
             dns if good else f"{dns} is not among its names ({names})",
+            "its entry says which names it may carry: `handfast entry show`",
         )
 
 

@@ -1,0 +1,1 @@
+"""Parts of the operator's command line that need no CA."""
