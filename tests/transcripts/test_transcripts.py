@@ -4,23 +4,53 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
+from handfast.cli.main import root
 from tests.ca_serve.process import RunningServe
 from tests.transcripts.transcript import Session, replay
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent.parent / "docs"
+REFERENCE = DOCS / "cli.md"
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.mark.parametrize("name", ["operator", "refused", "doctor"])
-def test_with_a_ca_every_command_reads_as_the_transcript_shows(name: str, tmp_path: Path) -> None:
-    with RunningServe.initialised(tmp_path / "ca") as ca:
-        work = tmp_path / "work"
-        work.mkdir()
-        replay(HERE / f"{name}.txt", Session(ca, work))
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run, so that they name files as people do."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
 
 
-@pytest.mark.parametrize("name", ["help", "misuse"])
-def test_without_a_ca_every_command_reads_as_the_transcript_shows(name: str, tmp_path: Path) -> None:
-    replay(HERE / f"{name}.txt", Session(None, tmp_path))
+@pytest.mark.parametrize(
+    "file", [HERE / "operator.txt", HERE / "refused.txt", HERE / "doctor.txt", DOCS / "operating.md"]
+)
+def test_with_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:
+    with RunningServe.initialised(directory.parent / "ca") as ca:
+        replay(file, Session(ca, directory))
+
+
+@pytest.mark.parametrize("file", [REFERENCE, HERE / "misuse.txt"])
+def test_without_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:
+    replay(file, Session(None, directory))
+
+
+def test_the_reference_leaves_no_command_out() -> None:
+    shown = REFERENCE.read_text("utf-8").splitlines()
+    missing = [name for name in names(root, click.Context(root), "handfast") if f"$ {name} --help" not in shown]
+    assert missing == []
+
+
+def names(command: click.Command, context: click.Context, path: str) -> list[str]:
+    """The path of every command below this one, its own first."""
+    found = [path]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            found += names(below, click.Context(below, parent=context), f"{path} {name}")
+    return found

@@ -1,13 +1,13 @@
-"""Reads, runs and rewrites transcripts: text files that show commands and what they print.
+"""Reads, runs and rewrites transcripts: texts that show commands and what they print, pages of ``docs/`` among them.
 
 | line | means |
 |---|---|
-| ``$ handfast …`` | a command; ``{NAME}`` in it is a value from an ``@let``, ``{DIR}`` a directory of the test's own |
+| ``$ handfast …`` | a command, run in a directory of the test's own; ``{NAME}`` in it is a value from an ``@let`` |
 | ``! …`` | a line on stderr; every other line below a command is on stdout |
 | ``[exit N]`` | the exit code, where it is not 0 |
 | ``@let NAME $ handfast …`` | runs a command that must succeed, and keeps its stdout under a name |
 | ``@stop``, ``@start`` | the CA |
-| ``# …`` | for the reader |
+| ``# …``, a fence of Markdown | for the reader; ends the output of the command above |
 
 What differs from run to run (times, serials, ports, …) stands there as ``<TIME>``, ``<SERIAL>`` and so on; runs of spaces in
 the middle of a line count as two. ``TRANSCRIPTS=write`` with pytest writes what is seen instead of comparing it.
@@ -60,7 +60,7 @@ class Session:
     def run(self, command: str) -> Done:
         words = [self._filled(word) for word in shlex.split(command)]
         assert words[0] == "handfast", command
-        context = self.directory / "none.yaml" if self.ca is None else self.ca.context
+        context = Path("none.yaml") if self.ca is None else self.ca.context
         done = handfast(*words[1:], context=context, COLUMNS="100", TERM="dumb")
         wants_json = any(pair in (("-o", "json"), ("--output", "json")) for pair in pairwise(words))
         if wants_json and done.out:
@@ -84,7 +84,7 @@ class Session:
         return [*lines, f"[exit {done.code}]"] if done.code else lines
 
     def _filled(self, word: str) -> str:
-        return re.sub(r"\{([A-Z_]+)\}", lambda found: {**self.values, "DIR": str(self.directory)}[found[1]], word)
+        return re.sub(r"\{([A-Z_]+)\}", lambda found: self.values[found[1]], word)
 
     def _normal(self, text: str) -> str:
         text = text.replace(str(self.directory), "<DIR>")
@@ -102,31 +102,30 @@ class Session:
 
 def replay(file: Path, session: Session) -> None:
     """Runs every command of the file. Raises ``AssertionError`` with the first one that is not as it stands there."""
-    seen = list(_replayed(file.read_text("utf-8").splitlines(), session))
+    before = file.read_text("utf-8")
+    seen = "\n".join(_replayed(before.splitlines(), session)) + "\n"
+    seen = seen.replace("\n\n```\n", "\n```\n")  # no empty line between the last output and a closing fence
     if os.environ.get("TRANSCRIPTS") == "write":
-        file.write_text("\n".join(seen) + "\n", "utf-8")
+        file.write_text(seen, "utf-8")
     else:
-        assert seen == file.read_text("utf-8").splitlines()
+        assert seen == before
 
 
 def _replayed(lines: list[str], session: Session) -> Iterator[str]:
     below = False  # a command's expected output is dropped; what is seen takes its place
     for line in lines:
-        if line.startswith("$ "):
+        if line.startswith("$ handfast "):
             below = True
             yield line
             yield from session.shown(session.run(line.removeprefix("$ ")))
             yield ""
-        elif line.startswith(("@", "#")):
-            if line.startswith("#") and not below:
-                yield line
-                continue
-            if line.startswith("@let "):
-                _, name, _, command = line.split(maxsplit=3)
-                session.let(name, command)
-            elif line.startswith("@"):
-                session.switch(line)
-            yield line
-            below = False
-        elif not below:
-            yield line
+            continue
+        below = below and not line.startswith(("@", "#", "```"))
+        if below:
+            continue
+        if line.startswith("@let "):
+            _, name, _, command = line.split(maxsplit=3)
+            session.let(name, command)
+        elif line in ("@stop", "@start"):
+            session.switch(line)
+        yield line
