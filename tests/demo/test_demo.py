@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def test_the_demo_rotates_without_a_failed_call_and_refuses_what_was_revoked() -> None:
-    """C6, J1: exit code 0 says that each step was seen; the document says what was measured."""
+    """C6: exit code 0 says that each step was seen; the document says what was measured."""
     done = subprocess.run(
         [sys.executable, "-m", "handfast", "demo", "--seconds", "3", "-o", "json"],
         capture_output=True,

@@ -55,7 +55,7 @@ async def swapped(opened: AioChannel | Channel, before: object) -> None:
 async def test_rotations_under_load_lose_no_call_and_no_stream(
     authority: TestAuthority, opening: Callable[[StaticSource, str], AioChannel]
 ) -> None:
-    """Client, server and list change twenty times while calls and streams run; J1."""
+    """Client, server and list change twenty times while calls and streams run."""
     source, web = authority.source("/server"), authority.source("/web")
     stop = asyncio.Event()
     async with aio_server(source, AioGuard(source, EVERYBODY)) as (target, _), opening(web, target) as opened:
@@ -107,7 +107,6 @@ async def test_rotations_under_load_lose_no_call_and_no_stream(
 def test_sync_rotations_under_load_lose_no_call_and_no_stream(
     authority: TestAuthority, opening: Callable[[StaticSource, str], Channel]
 ) -> None:
-    """J1"""
     source, web = authority.source("/server"), authority.source("/web")
     stop = threading.Event()
     with sync_server(source, Guard(source, EVERYBODY)) as (target, _), opening(web, target) as opened:
