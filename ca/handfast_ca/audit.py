@@ -24,6 +24,9 @@ __all__ = ["AuditLog", "AuditProblem", "AuditReport", "FileAudit", "MemoryAudit"
 RESERVE_BYTES = 256 * 1024
 """Given back to the file system when it is full, so that revocations can still be written down (threat J4)."""
 
+LINGER = 0.002
+"""Seconds that a group waits for company, when the last one had some: where syncing is fast, groups would be of one."""
+
 _BLOCK = 64 * 1024
 _HEAD_BYTES = 128
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -40,7 +43,7 @@ class FileAudit:
     """One writer per file: a second one is refused (``AUDIT_IN_USE``).
 
     Beside the trail stand ``.head``, the last position, and ``.reserve``, room for revocations. Whatever waits while
-    one group is being synced makes the next group.
+    one group is being synced makes the next group; after a group of several, the next one waits a moment for company.
     """
 
     def __init__(self, path: Path, clock: Clock, *, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -53,6 +56,7 @@ class FileAudit:
         self._reserve = path.with_name(path.name + ".reserve")
         self._waiting: list[_Waiting] = []
         self._draining: asyncio.Task[None] | None = None
+        self._last_group = 0
         self._broken = False
         try:
             self._file = _open_alone(path)
@@ -101,7 +105,9 @@ class FileAudit:
         """Group after group, until nobody waits."""
         try:
             while self._waiting:
+                await asyncio.sleep(LINGER if self._last_group > 1 else 0)
                 group, self._waiting = self._waiting, []
+                self._last_group = len(group)
                 await self._write_group(group)
         finally:
             self._draining = None

@@ -2,12 +2,16 @@
 
 A step looks before it writes: a domain error therefore leaves nothing behind, and its neighbours commit. Any other
 error rolls the whole batch back, and each step is tried again alone.
+
+Where syncing is fast, a batch would be over before a second step came. After a batch of several, the thread therefore
+waits a moment for more; a lone step never waits (docs/adr/0003-storage.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +31,8 @@ __all__ = ["Step", "Writer"]
 T = TypeVar("T")
 Step = Callable[[Connection], T]
 MAX_BATCH = 256
+LINGER = 0.002
+"""Seconds that a batch waits for company, when the last one had some."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +57,7 @@ class Writer:
         self._reserve = reserve
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._closed = False
+        self._last_batch = 0
         self._thread = Thread(target=self._work, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -74,11 +81,14 @@ class Writer:
         closing = False
         while not closing:
             batch, closing = self._gather()
+            self._last_batch = len(batch)
             if batch:
                 _tell(batch, self._run(batch))
 
     def _gather(self) -> tuple[list[_Job], bool]:
         job = self._queue.get()
+        if self._last_batch > 1:
+            time.sleep(LINGER)
         batch: list[_Job] = []
         while job is not None:
             batch.append(job)
