@@ -33,7 +33,11 @@ def look_at(host: str, port: int) -> list[dict[str, Any]]:
         ):
             return [_connection_item(host, port, connection), *map(certificate_item, _presented(connection))]
     except ssl.SSLError as error:
-        raise Invalid(f"{host}:{port} does not speak TLS as we do: {error.reason or error}", reason="NO_TLS") from error
+        raise Invalid(
+            f"{host}:{port} does not speak TLS as we do: {error.reason or error}",
+            reason="NO_TLS",
+            hint="is it a port that speaks TLS?",
+        ) from error
     except OSError as error:
         raise Unavailable(
             f"{host}:{port} cannot be reached: {error.strerror or error}", hint="is it running there?"

@@ -17,6 +17,10 @@ REFERENCE = DOCS / "cli.md"
 pytestmark = pytest.mark.timeout(120)
 
 
+def name_of(file: Path) -> str:
+    return file.stem
+
+
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the commands run, so that they name files as people do."""
@@ -27,14 +31,14 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "file", [HERE / "operator.txt", HERE / "refused.txt", HERE / "doctor.txt", DOCS / "operating.md"]
+    "file", [HERE / "operator.txt", HERE / "refused.txt", HERE / "doctor.txt", DOCS / "operating.md"], ids=name_of
 )
 def test_with_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:
     with RunningServe.initialised(directory.parent / "ca") as ca:
         replay(file, Session(ca, directory))
 
 
-@pytest.mark.parametrize("file", [REFERENCE, HERE / "misuse.txt"])
+@pytest.mark.parametrize("file", [REFERENCE, HERE / "misuse.txt"], ids=name_of)
 def test_without_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:
     replay(file, Session(None, directory))
 

@@ -2,7 +2,7 @@
 
 | line | means |
 |---|---|
-| ``$ handfast …`` | a command, run in a directory of the test's own; ``{NAME}`` in it is a value from an ``@let`` |
+| ``$ handfast …`` | a command, run in a directory of the test's own; ``{NAME}`` in it is from an ``@let``, or ``{GRPC}``, ``{HTTP}``, … |
 | ``! …`` | a line on stderr; every other line below a command is on stdout |
 | ``[exit N]`` | the exit code, where it is not 0 |
 | ``@let NAME $ handfast …`` | runs a command that must succeed, and keeps its stdout under a name |
@@ -28,6 +28,7 @@ from tests.ca_serve.process import Done, RunningServe, handfast
 
 __all__ = ["Session", "replay"]
 
+ADDRESSES = ("grpc", "enrol", "http")
 _PEM = re.compile(r"(-----BEGIN [A-Z0-9 ]+-----\n).*?(-----END)", re.DOTALL)
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), placeholder)
@@ -56,6 +57,10 @@ class Session:
     ca: RunningServe | None
     directory: Path
     values: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ca is not None:
+            self.values |= {name.upper(): getattr(self.ca, name) for name in ADDRESSES}
 
     def run(self, command: str) -> Done:
         words = [self._filled(word) for word in shlex.split(command)]
@@ -90,7 +95,7 @@ class Session:
         text = text.replace(str(self.directory), "<DIR>")
         if self.ca is not None:
             text = text.replace(str(self.ca.directory), "<CA>")
-            for name in ("grpc", "enrol", "http"):
+            for name in ADDRESSES:
                 text = text.replace(getattr(self.ca, name), f"<{name.upper()}>")
                 port = getattr(self.ca, name).rpartition(":")[2]
                 text = re.sub(rf"\b{port}\b", f"<{name.upper()}-PORT>", text)
