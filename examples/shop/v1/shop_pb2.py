@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xamples/shop/v1/shop.proto\x12\x07shop.v1\"+\n\x0cPlaceRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x02 \x01(\r\"D\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nreceipt_id\x18\x04 \x01(\t\"\x1a\n\x0cTrackRequest\x12\n\n\x02id\x18\x01 \x01(\t\"0\n\rChargeRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x02 \x01(\r\"#\n\rRefundRequest\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\"8\n\x07Receipt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ncharged_by\x18\x02 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x03 \x01(\r2j\n\x06Orders\x12.\n\x05Place\x12\x15.shop.v1.PlaceRequest\x1a\x0e.shop.v1.Order\x12\x30\n\x05Track\x12\x15.shop.v1.TrackRequest\x1a\x0e.shop.v1.Order0\x01\x32\xae\x01\n\x08Payments\x12\x32\n\x06\x43harge\x12\x16.shop.v1.ChargeRequest\x1a\x10.shop.v1.Receipt\x12:\n\nChargeMany\x12\x16.shop.v1.ChargeRequest\x1a\x10.shop.v1.Receipt(\x01\x30\x01\x12\x32\n\x06Refund\x12\x16.shop.v1.RefundRequest\x1a\x10.shop.v1.Receiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xamples/shop/v1/shop.proto\x12\x07shop.v1\"+\n\x0cPlaceRequest\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x02 \x01(\r\"D\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x12\n\nreceipt_id\x18\x04 \x01(\t\"\x1a\n\x0cTrackRequest\x12\n\n\x02id\x18\x01 \x01(\t\"0\n\rChargeRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x02 \x01(\r\"#\n\rRefundRequest\x12\x12\n\nreceipt_id\x18\x01 \x01(\t\"8\n\x07Receipt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\ncharged_by\x18\x02 \x01(\t\x12\r\n\x05\x63\x65nts\x18\x03 \x01(\r2\xa2\x01\n\x06Orders\x12.\n\x05Place\x12\x15.shop.v1.PlaceRequest\x1a\x0e.shop.v1.Order\x12\x36\n\tPlaceMany\x12\x15.shop.v1.PlaceRequest\x1a\x0e.shop.v1.Order(\x01\x30\x01\x12\x30\n\x05Track\x12\x15.shop.v1.TrackRequest\x1a\x0e.shop.v1.Order0\x01\x32\xae\x01\n\x08Payments\x12\x32\n\x06\x43harge\x12\x16.shop.v1.ChargeRequest\x1a\x10.shop.v1.Receipt\x12:\n\nChargeMany\x12\x16.shop.v1.ChargeRequest\x1a\x10.shop.v1.Receipt(\x01\x30\x01\x12\x32\n\x06Refund\x12\x16.shop.v1.RefundRequest\x1a\x10.shop.v1.Receiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUNDREQUEST']._serialized_end=268
   _globals['_RECEIPT']._serialized_start=270
   _globals['_RECEIPT']._serialized_end=326
-  _globals['_ORDERS']._serialized_start=328
-  _globals['_ORDERS']._serialized_end=434
-  _globals['_PAYMENTS']._serialized_start=437
-  _globals['_PAYMENTS']._serialized_end=611
+  _globals['_ORDERS']._serialized_start=329
+  _globals['_ORDERS']._serialized_end=491
+  _globals['_PAYMENTS']._serialized_start=494
+  _globals['_PAYMENTS']._serialized_end=668
 # @@protoc_insertion_point(module_scope)

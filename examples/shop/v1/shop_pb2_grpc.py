@@ -39,6 +39,11 @@ class OrdersStub:
                 request_serializer=examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.SerializeToString,
                 response_deserializer=examples_dot_shop_dot_v1_dot_shop__pb2.Order.FromString,
                 _registered_method=True)
+        self.PlaceMany = channel.stream_stream(
+                '/shop.v1.Orders/PlaceMany',
+                request_serializer=examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.SerializeToString,
+                response_deserializer=examples_dot_shop_dot_v1_dot_shop__pb2.Order.FromString,
+                _registered_method=True)
         self.Track = channel.unary_stream(
                 '/shop.v1.Orders/Track',
                 request_serializer=examples_dot_shop_dot_v1_dot_shop__pb2.TrackRequest.SerializeToString,
@@ -56,6 +61,13 @@ class OrdersServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlaceMany(self, request_iterator, context):
+        """As Place for many, which are charged over one stream. Orders come back in the order of the requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Track(self, request, context):
         """The state of an order, at once and at every change.
         """
@@ -68,6 +80,11 @@ def add_OrdersServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Place': grpc.unary_unary_rpc_method_handler(
                     servicer.Place,
+                    request_deserializer=examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.FromString,
+                    response_serializer=examples_dot_shop_dot_v1_dot_shop__pb2.Order.SerializeToString,
+            ),
+            'PlaceMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.PlaceMany,
                     request_deserializer=examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.FromString,
                     response_serializer=examples_dot_shop_dot_v1_dot_shop__pb2.Order.SerializeToString,
             ),
@@ -102,6 +119,33 @@ class Orders:
             request,
             target,
             '/shop.v1.Orders/Place',
+            examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.SerializeToString,
+            examples_dot_shop_dot_v1_dot_shop__pb2.Order.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlaceMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/shop.v1.Orders/PlaceMany',
             examples_dot_shop_dot_v1_dot_shop__pb2.PlaceRequest.SerializeToString,
             examples_dot_shop_dot_v1_dot_shop__pb2.Order.FromString,
             options,

@@ -33,6 +33,8 @@ class OrdersStub:
     def __new__(cls, channel: _aio.Channel) -> OrdersAsyncStub: ...
     Place: _grpc.UnaryUnaryMultiCallable[_shop_pb2.PlaceRequest, _shop_pb2.Order]
     """Places an order; charges the buyer through Payments."""
+    PlaceMany: _grpc.StreamStreamMultiCallable[_shop_pb2.PlaceRequest, _shop_pb2.Order]
+    """As Place for many, which are charged over one stream. Orders come back in the order of the requests."""
     Track: _grpc.UnaryStreamMultiCallable[_shop_pb2.TrackRequest, _shop_pb2.Order]
     """The state of an order, at once and at every change."""
 
@@ -41,6 +43,8 @@ class OrdersAsyncStub(OrdersStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Place: _aio.UnaryUnaryMultiCallable[_shop_pb2.PlaceRequest, _shop_pb2.Order]  # type: ignore[assignment]
     """Places an order; charges the buyer through Payments."""
+    PlaceMany: _aio.StreamStreamMultiCallable[_shop_pb2.PlaceRequest, _shop_pb2.Order]  # type: ignore[assignment]
+    """As Place for many, which are charged over one stream. Orders come back in the order of the requests."""
     Track: _aio.UnaryStreamMultiCallable[_shop_pb2.TrackRequest, _shop_pb2.Order]  # type: ignore[assignment]
     """The state of an order, at once and at every change."""
 
@@ -52,6 +56,14 @@ class OrdersServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shop_pb2.Order, _abc.Awaitable[_shop_pb2.Order]]:
         """Places an order; charges the buyer through Payments."""
+
+    @_abc_1.abstractmethod
+    def PlaceMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_shop_pb2.PlaceRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shop_pb2.Order], _abc.AsyncIterator[_shop_pb2.Order]]:
+        """As Place for many, which are charged over one stream. Orders come back in the order of the requests."""
 
     @_abc_1.abstractmethod
     def Track(
