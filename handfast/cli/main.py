@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 # Commands of the other distributions, in the entry-point group `handfast.commands`.
 ELSEWHERE: dict[str, str] = {
     "agent": "Run the sidecar that keeps a workload's credentials.",
-    "ca": "Make, run, back up and restore a CA.",
+    "ca": "Make and run a CA.",
 }
 
 
