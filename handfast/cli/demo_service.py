@@ -10,6 +10,8 @@ import argparse
 import asyncio
 import json
 import signal
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,8 +31,15 @@ TICK = 0.005
 AFTER_A_FAILURE = 0.002
 
 
+_saying = threading.Lock()
+
+
 def say(event: str, **facts: object) -> None:
-    print(json.dumps({"event": event, "at": time.monotonic(), **facts}), flush=True)
+    """One whole line; the guard's own thread speaks too."""
+    line = json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n"
+    with _saying:
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 class Peer:
