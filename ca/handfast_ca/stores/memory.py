@@ -122,7 +122,8 @@ class MemoryLedger:
     async def intend(self, intention: Intention) -> CertificateRecord | None:
         if (answered := self._answered(intention.request_digest, intention.now)) is not None:
             return answered
-        verdicts.check_entry(self._entries.get(intention.spiffe_id), intention)
+        entry = self._entries.get(intention.spiffe_id)
+        verdicts.check_entry(None if entry is None else entry.version, intention)
         if intention.token_digest is not None:
             verdicts.check_token(self._tokens.get(intention.token_digest), intention)
         if (presented := intention.presented) is not None:

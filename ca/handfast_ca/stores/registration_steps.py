@@ -1,18 +1,18 @@
-"""Steps of entries and join tokens on one connection. Each looks first and writes last."""
+"""Steps of entries and join tokens on one transaction. Each looks first and writes last."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from handfast.errors import Conflict
 from handfast.identity import SpiffeId
 from handfast_ca.ledger import Page, TokenRecord
 from handfast_ca.registration import Entry
 from handfast_ca.stores import verdicts
-from handfast_ca.stores.prepared import Prepared
+from handfast_ca.stores.prepared import Prepared, Transaction
 from handfast_ca.stores.rows import dump_entry, dump_token, load_entry, load_token
 from handfast_ca.stores.schema import entries, tokens, versions
 
@@ -48,45 +48,45 @@ _REDEEM = Prepared(delete(tokens).where(tokens.c.digest == bindparam("hashed")).
 _DROP_TOKENS = Prepared(delete(tokens).where(tokens.c.spiffe_id == bindparam("identity")))
 
 
-def find_entry(connection: Connection, spiffe_id: SpiffeId) -> Entry | None:
-    row = _ENTRY(connection, identity=str(spiffe_id)).first()
+def find_entry(transaction: Transaction, spiffe_id: SpiffeId) -> Entry | None:
+    row = _ENTRY(transaction, identity=str(spiffe_id)).first()
     return load_entry(row.spiffe_id, row.version, row.body) if row is not None else None
 
 
-def get_entry(connection: Connection, spiffe_id: SpiffeId) -> Entry:
-    entry = find_entry(connection, spiffe_id)
+def get_entry(transaction: Transaction, spiffe_id: SpiffeId) -> Entry:
+    entry = find_entry(transaction, spiffe_id)
     if entry is None:
         raise verdicts.no_entry(spiffe_id)
     return entry
 
 
-def add_entry(connection: Connection, entry: Entry) -> Entry:
-    if find_entry(connection, entry.spiffe_id) is not None:
+def add_entry(transaction: Transaction, entry: Entry) -> Entry:
+    if find_entry(transaction, entry.spiffe_id) is not None:
         raise Conflict(f"{entry.spiffe_id} has an entry already", reason="ENTRY_EXISTS")
-    stored = replace(entry, version=_raise_version(connection, entry.spiffe_id))
-    _ADD_ENTRY(connection, spiffe_id=str(stored.spiffe_id), version=stored.version, body=dump_entry(stored))
+    stored = replace(entry, version=_raise_version(transaction, entry.spiffe_id))
+    _ADD_ENTRY(transaction, spiffe_id=str(stored.spiffe_id), version=stored.version, body=dump_entry(stored))
     return stored
 
 
-def _raise_version(connection: Connection, spiffe_id: SpiffeId) -> int:
+def _raise_version(transaction: Transaction, spiffe_id: SpiffeId) -> int:
     identity = str(spiffe_id)
-    last = _VERSION(connection, identity=identity).scalar()
+    last = _VERSION(transaction, identity=identity).scalar()
     if last is None:
-        _ADD_VERSION(connection, spiffe_id=identity, version=1)
+        _ADD_VERSION(transaction, spiffe_id=identity, version=1)
         return 1
-    _RAISE_VERSION(connection, identity=identity, raised=last + 1)
+    _RAISE_VERSION(transaction, identity=identity, raised=last + 1)
     return int(last) + 1
 
 
-def bump_entry(connection: Connection, spiffe_id: SpiffeId) -> None:
+def bump_entry(transaction: Transaction, spiffe_id: SpiffeId) -> None:
     """Nothing that was admitted under the version before can still be intended."""
-    _RAISE_ENTRY(connection, identity=str(spiffe_id), raised=_raise_version(connection, spiffe_id))
+    _RAISE_ENTRY(transaction, identity=str(spiffe_id), raised=_raise_version(transaction, spiffe_id))
 
 
-def list_entries(connection: Connection, identity_glob: str, limit: int, token: str) -> Page[Entry]:
+def list_entries(transaction: Transaction, identity_glob: str, limit: int, token: str) -> Page[Entry]:
     size = verdicts.page_size(limit)
     found: list[Entry] = []
-    for row in _ENTRIES(connection, after=token):
+    for row in _ENTRIES(transaction, after=token):
         if not identity_glob or fnmatchcase(row.spiffe_id, identity_glob):
             found.append(load_entry(row.spiffe_id, row.version, row.body))
         if len(found) > size:
@@ -94,36 +94,36 @@ def list_entries(connection: Connection, identity_glob: str, limit: int, token: 
     return Page(tuple(found))
 
 
-def remove_entry(connection: Connection, spiffe_id: SpiffeId) -> None:
-    get_entry(connection, spiffe_id)
-    _REMOVE_ENTRY(connection, identity=str(spiffe_id))
-    drop_tokens(connection, spiffe_id)
+def remove_entry(transaction: Transaction, spiffe_id: SpiffeId) -> None:
+    get_entry(transaction, spiffe_id)
+    _REMOVE_ENTRY(transaction, identity=str(spiffe_id))
+    drop_tokens(transaction, spiffe_id)
 
 
-def drop_tokens(connection: Connection, spiffe_id: SpiffeId) -> None:
-    _DROP_TOKENS(connection, identity=str(spiffe_id))
+def drop_tokens(transaction: Transaction, spiffe_id: SpiffeId) -> None:
+    _DROP_TOKENS(transaction, identity=str(spiffe_id))
 
 
-def add_token(connection: Connection, token: TokenRecord) -> None:
-    get_entry(connection, token.spiffe_id)
-    if look_up_token(connection, token.digest) is not None:
+def add_token(transaction: Transaction, token: TokenRecord) -> None:
+    get_entry(transaction, token.spiffe_id)
+    if look_up_token(transaction, token.digest) is not None:
         raise Conflict(f"join token {token.prefix} exists already", reason="TOKEN_EXISTS")
-    _ADD_TOKEN(connection, **dump_token(token))
+    _ADD_TOKEN(transaction, **dump_token(token))
 
 
-def look_up_token(connection: Connection, digest: bytes) -> TokenRecord | None:
-    row = _TOKEN(connection, hashed=digest).first()
+def look_up_token(transaction: Transaction, digest: bytes) -> TokenRecord | None:
+    row = _TOKEN(transaction, hashed=digest).first()
     return load_token(row) if row is not None else None
 
 
-def find_token(connection: Connection, digest: bytes) -> TokenRecord:
-    token = look_up_token(connection, digest)
+def find_token(transaction: Transaction, digest: bytes) -> TokenRecord:
+    token = look_up_token(transaction, digest)
     if token is None:
         raise verdicts.token_spent()
     return token
 
 
-def redeem_token(connection: Connection, digest: bytes) -> None:
+def redeem_token(transaction: Transaction, digest: bytes) -> None:
     """One statement: of two that redeem the same token, one finds nothing (threat B1)."""
-    if _REDEEM(connection, hashed=digest).first() is None:
+    if _REDEEM(transaction, hashed=digest).first() is None:
         raise verdicts.token_spent()

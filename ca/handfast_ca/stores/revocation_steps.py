@@ -1,13 +1,12 @@
-"""Steps of revocations, CRLs and marks on one connection. Each looks first and writes last."""
+"""Steps of revocations, CRLs and marks on one transaction. Each looks first and writes last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from handfast.errors import Invalid
 from handfast.identity import SpiffeId
@@ -15,7 +14,7 @@ from handfast.revocation import Reason
 from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
 from handfast_ca.stores import verdicts
 from handfast_ca.stores.certificate_steps import row_of
-from handfast_ca.stores.prepared import Prepared
+from handfast_ca.stores.prepared import Prepared, Row, Transaction
 from handfast_ca.stores.registration_steps import bump_entry, drop_tokens, find_entry
 from handfast_ca.stores.rows import ceiling, dump_number, epoch, load_certificate, load_number, moment
 from handfast_ca.stores.schema import blocked, certificates, entries, issuers, marks, tokens
@@ -87,33 +86,33 @@ _COUNTS = Prepared(
 )
 
 
-def revoke_serial(connection: Connection, serial: int, reason: Reason, now: datetime) -> Revoked:
-    first = row_of(connection, serial)
-    return _revoke(connection, _DESCENDANTS(connection, first=first.seq).all(), reason, now)
+def revoke_serial(transaction: Transaction, serial: int, reason: Reason, now: datetime) -> Revoked:
+    first = row_of(transaction, serial)
+    return _revoke(transaction, _DESCENDANTS(transaction, first=first.seq).all(), reason, now)
 
 
-def revoke_identity(connection: Connection, spiffe_id: SpiffeId, reason: Reason, now: datetime) -> Revoked:
+def revoke_identity(transaction: Transaction, spiffe_id: SpiffeId, reason: Reason, now: datetime) -> Revoked:
     identity = str(spiffe_id)
-    entry = find_entry(connection, spiffe_id)
-    if entry is None and _ANY_OF_IDENTITY(connection, identity=identity).first() is None:
+    entry = find_entry(transaction, spiffe_id)
+    if entry is None and _ANY_OF_IDENTITY(transaction, identity=identity).first() is None:
         raise verdicts.no_certificate(identity)
     if entry is not None:
-        bump_entry(connection, spiffe_id)
-    drop_tokens(connection, spiffe_id)
-    return _revoke(connection, _OF_IDENTITY(connection, identity=identity, now=epoch(now)).all(), reason, now)
+        bump_entry(transaction, spiffe_id)
+    drop_tokens(transaction, spiffe_id)
+    return _revoke(transaction, _OF_IDENTITY(transaction, identity=identity, now=epoch(now)).all(), reason, now)
 
 
-def revoke_dangling(connection: Connection, now: datetime) -> Sequence[CertificateRecord]:
-    return _revoke(connection, _DANGLING(connection).all(), Reason.UNSPECIFIED, now)[0]
+def revoke_dangling(transaction: Transaction, now: datetime) -> Sequence[CertificateRecord]:
+    return _revoke(transaction, _DANGLING(transaction).all(), Reason.UNSPECIFIED, now)[0]
 
 
-def _revoke(connection: Connection, rows: Sequence[Row[Any]], reason: Reason, now: datetime) -> Revoked:
+def _revoke(transaction: Transaction, rows: Sequence[Row], reason: Reason, now: datetime) -> Revoked:
     """The first reason and time stay."""
     fresh = [row for row in rows if row.revoked_at is None]
     at = epoch(now)
-    _REVOKE.many(connection, [{"row": row.seq, "at": at, "why": reason.value} for row in fresh])
+    _REVOKE.many(transaction, [{"row": row.seq, "at": at, "why": reason.value} for row in fresh])
     if reason is Reason.KEY_COMPROMISE:
-        _block(connection, {row.spki_sha256 for row in rows})
+        _block(transaction, {row.spki_sha256 for row in rows})
     chosen = {row.seq for row in fresh}
     records = tuple(
         replace(load_certificate(row), revoked_at=moment(at), reason=reason)
@@ -124,57 +123,57 @@ def _revoke(connection: Connection, rows: Sequence[Row[Any]], reason: Reason, no
     return records, bool(rows) and not fresh
 
 
-def _block(connection: Connection, keys: set[bytes]) -> None:
-    unknown = [key for key in sorted(keys) if _IS_BLOCKED(connection, key=key).first() is None]
-    _BLOCK.many(connection, [{"spki_sha256": key} for key in unknown])
+def _block(transaction: Transaction, keys: set[bytes]) -> None:
+    unknown = [key for key in sorted(keys) if _IS_BLOCKED(transaction, key=key).first() is None]
+    _BLOCK.many(transaction, [{"spki_sha256": key} for key in unknown])
 
 
-def plan_crl(connection: Connection, issuer_key_id: bytes, now: datetime) -> CrlPlan:
-    row = _ISSUER(connection, issuer=issuer_key_id).first()
+def plan_crl(transaction: Transaction, issuer_key_id: bytes, now: datetime) -> CrlPlan:
+    row = _ISSUER(transaction, issuer=issuer_key_id).first()
     last = moment(row.this_update) if row is not None else None
     this_update = verdicts.next_this_update(last, verdicts.whole_seconds(now))
     number = load_number(row.number if row is not None else None) + 1
     spent = {"next": dump_number(number), "at": epoch(this_update)}
     if row is None:
-        _ADD_ISSUER(connection, issuer_key_id=issuer_key_id, number=spent["next"], this_update=spent["at"])
+        _ADD_ISSUER(transaction, issuer_key_id=issuer_key_id, number=spent["next"], this_update=spent["at"])
     else:
-        _SPEND_NUMBER(connection, issuer=issuer_key_id, **spent)
+        _SPEND_NUMBER(transaction, issuer=issuer_key_id, **spent)
     entries_of_it = tuple(
         RevokedEntry(load_number(found.serial), moment(found.revoked_at), Reason(found.reason))
-        for found in _ON_CRL(connection, issuer=issuer_key_id)
+        for found in _ON_CRL(transaction, issuer=issuer_key_id)
     )
     return CrlPlan(issuer_key_id, number, this_update, entries_of_it)
 
 
-def record_crl(connection: Connection, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
-    row = _ISSUER(connection, issuer=plan.issuer_key_id).first()
+def record_crl(transaction: Transaction, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
+    row = _ISSUER(transaction, issuer=plan.issuer_key_id).first()
     if row is None or plan.number > load_number(row.number):
         raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
     number = dump_number(plan.number)
     if plan.number > load_number(row.crl_number):
-        _KEEP_CRL(connection, issuer=plan.issuer_key_id, number_of_it=number, octets=der, until=epoch(next_update))
+        _KEEP_CRL(transaction, issuer=plan.issuer_key_id, number_of_it=number, octets=der, until=epoch(next_update))
     common = {"issuer": plan.issuer_key_id, "at": epoch(plan.this_update), "by": number}
-    _CARRY.many(connection, [{**common, "of": dump_number(entry.serial)} for entry in plan.entries])
+    _CARRY.many(transaction, [{**common, "of": dump_number(entry.serial)} for entry in plan.entries])
 
 
-def latest_crl(connection: Connection, issuer_key_id: bytes) -> bytes | None:
-    row = _ISSUER(connection, issuer=issuer_key_id).first()
+def latest_crl(transaction: Transaction, issuer_key_id: bytes) -> bytes | None:
+    row = _ISSUER(transaction, issuer=issuer_key_id).first()
     return row.crl if row is not None else None
 
 
-def mark(connection: Connection, name: str) -> int:
-    return int(_MARK(connection, called=name).scalar() or 0)
+def mark(transaction: Transaction, name: str) -> int:
+    return int(_MARK(transaction, called=name).scalar() or 0)
 
 
-def raise_mark(connection: Connection, name: str, value: int) -> int:
-    known = _MARK(connection, called=name).scalar()
+def raise_mark(transaction: Transaction, name: str, value: int) -> int:
+    known = _MARK(transaction, called=name).scalar()
     if known is None:
-        _ADD_MARK(connection, name=name, value=max(value, 0))
+        _ADD_MARK(transaction, name=name, value=max(value, 0))
         return max(value, 0)
     if value > known:
-        _SET_MARK(connection, called=name, raised=value)
+        _SET_MARK(transaction, called=name, raised=value)
     return max(int(known), value)
 
 
-def counts(connection: Connection, now: datetime) -> dict[str, int]:
-    return dict(_COUNTS(connection, now=ceiling(now)).one()._mapping)
+def counts(transaction: Transaction, now: datetime) -> dict[str, int]:
+    return dict(_COUNTS(transaction, now=ceiling(now)).one()._asdict())

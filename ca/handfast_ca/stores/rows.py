@@ -6,15 +6,15 @@ import ipaddress
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
-
-from sqlalchemy import Row
 
 from handfast.certificates import Usage
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.ledger import CertificateRecord, Intention, Status, TokenRecord
 from handfast_ca.registration import Entry, Proof
+from handfast_ca.stores.prepared import Row
 
 __all__ = [
     "ceiling",
@@ -31,6 +31,15 @@ __all__ = [
 ]
 
 NUMBER_OCTETS = 20
+CACHED_TEXTS = 4096
+"""Most rows are of few identities, again and again."""
+
+_identity = lru_cache(CACHED_TEXTS)(SpiffeId.parse)
+
+
+@lru_cache(CACHED_TEXTS)
+def _texts(written: str) -> tuple[str, ...]:
+    return tuple(json.loads(written))
 
 
 def epoch(at: datetime) -> int:
@@ -100,7 +109,7 @@ def dump_token(token: TokenRecord) -> dict[str, Any]:
     }
 
 
-def load_token(row: Row[Any]) -> TokenRecord:
+def load_token(row: Row) -> TokenRecord:
     return TokenRecord(
         digest=row.digest,
         prefix=row.prefix,
@@ -126,13 +135,13 @@ def dump_certificate(intention: Intention) -> dict[str, Any]:
     }
 
 
-def load_certificate(row: Row[Any]) -> CertificateRecord:
+def load_certificate(row: Row) -> CertificateRecord:
     return CertificateRecord(
         serial=load_number(row.serial),
         issuer_key_id=row.issuer_key_id,
-        spiffe_id=SpiffeId.parse(row.spiffe_id),
+        spiffe_id=_identity(row.spiffe_id),
         spki_sha256=row.spki_sha256,
-        dns_names=tuple(json.loads(row.dns_names)),
+        dns_names=_texts(row.dns_names),
         not_before=moment(row.not_before),
         not_after=moment(row.not_after),
         obtained_by=row.obtained_by,

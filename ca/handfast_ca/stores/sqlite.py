@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
@@ -24,8 +23,9 @@ from handfast_ca.stores import certificate_steps as book
 from handfast_ca.stores import registration_steps as registrations
 from handfast_ca.stores import revocation_steps as revocations
 from handfast_ca.stores.database import check_place, hold, open_reader, open_writer, prepare
+from handfast_ca.stores.prepared import Transaction
 from handfast_ca.stores.reserve import RESERVE_OCTETS, Reserve
-from handfast_ca.stores.trouble import translated
+from handfast_ca.stores.trouble import TROUBLE, translated
 from handfast_ca.stores.writer import Step, Writer
 
 __all__ = ["SqliteLedger"]
@@ -72,8 +72,8 @@ class SqliteLedger:
     def _read_now(self, step: Step[T]) -> T:
         try:
             with self._reading.begin() as connection:
-                return step(connection)
-        except SQLAlchemyError as error:
+                return step(Transaction(connection))
+        except TROUBLE as error:
             raise translated(error) from error
 
     async def add_entry(self, entry: Entry) -> Entry:

@@ -8,27 +8,32 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, HandfastError, Unavailable
 
-__all__ = ["is_busy", "is_full", "translated"]
+__all__ = ["TROUBLE", "Trouble", "is_busy", "is_full", "translated"]
+
+TROUBLE = (SQLAlchemyError, sqlite3.Error)
+"""From SQLAlchemy where it opens, begins and commits; from the driver where a step runs."""
+
+Trouble = SQLAlchemyError | sqlite3.Error
 
 _PRIMARY = 0xFF
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def _code(error: SQLAlchemyError) -> int:
-    return getattr(getattr(error, "orig", None), "sqlite_errorcode", 0) & _PRIMARY
+def _code(error: Trouble) -> int:
+    return getattr(getattr(error, "orig", error), "sqlite_errorcode", 0) & _PRIMARY
 
 
-def is_busy(error: SQLAlchemyError) -> bool:
+def is_busy(error: Trouble) -> bool:
     return _code(error) in _BUSY
 
 
-def is_full(error: SQLAlchemyError) -> bool:
+def is_full(error: Trouble) -> bool:
     """SQLite reports a full disk as FULL, or as IOERR when it is the shared-memory file that cannot grow."""
     return _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 
-def translated(error: SQLAlchemyError) -> HandfastError:
+def translated(error: Trouble) -> HandfastError:
     code, said = _code(error), str(getattr(error, "orig", error))
     if code in _BUSY:
         return Unavailable(

@@ -15,7 +15,6 @@ from handfast.certificates import format_serial
 from handfast.errors import Conflict, Exhausted, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast_ca.ledger import CertificateFilter, CertificateRecord, Intention, Status, TokenRecord
-from handfast_ca.registration import Entry
 
 __all__ = [
     "MAX_PAGE",
@@ -63,15 +62,15 @@ def token_spent() -> Unauthenticated:
     )
 
 
-def check_entry(entry: Entry | None, intention: Intention) -> None:
-    """The entry on which the request was admitted still stands, unchanged (threat C4)."""
+def check_entry(version: int | None, intention: Intention) -> None:
+    """The entry on which the request was admitted still stands, unchanged (threat C4). ``version`` is the stored one's."""
     if intention.entry_version == 0:
         return
-    if entry is None:
+    if version is None:
         raise Refused(f"{intention.spiffe_id} has no entry", reason="NO_ENTRY", hint="`handfast entry add` makes one")
-    if entry.version != intention.entry_version:
+    if version != intention.entry_version:
         raise Refused(
-            f"the entry of {intention.spiffe_id} is at version {entry.version}, "
+            f"the entry of {intention.spiffe_id} is at version {version}, "
             f"the request was admitted under {intention.entry_version}",
             reason="ENTRY_CHANGED",
             hint="send the request again",
@@ -140,7 +139,7 @@ def check_key(intention: Intention, *, blocked: bool, shared: bool) -> None:
 
 
 def check_completion(record: CertificateRecord | None, serial: int, der: bytes) -> bool:
-    """True when it is to be completed, False when these very bytes completed it before."""
+    """True when it is to be completed, False when these very bytes completed it before; raises when neither."""
     if record is None:
         raise no_certificate(f"serial {format_serial(serial)}")
     if record.revoked_at is not None:

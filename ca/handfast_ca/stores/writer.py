@@ -19,17 +19,17 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from handfast.errors import HandfastError, Unavailable
+from handfast_ca.stores.prepared import Transaction
 from handfast_ca.stores.reserve import Reserve
-from handfast_ca.stores.trouble import is_busy, is_full, translated
+from handfast_ca.stores.trouble import TROUBLE, is_busy, is_full, translated
 
 __all__ = ["Step", "Writer"]
 
 T = TypeVar("T")
-Step = Callable[[Connection], T]
+Step = Callable[[Transaction], T]
 MAX_BATCH = 256
 LINGER = 0.002
 """Seconds that a batch waits for company, when the last one had some."""
@@ -106,20 +106,21 @@ class Writer:
         try:
             return self._together(batch)
         except Exception as error:  # noqa: BLE001 - whose it is shows when each runs alone
-            if isinstance(error, SQLAlchemyError) and is_busy(error):
+            if isinstance(error, TROUBLE) and is_busy(error):
                 return [_Outcome(error=translated(error))] * len(batch)
             return [self._alone(job) for job in batch]
 
     def _together(self, batch: Sequence[_Job]) -> list[_Outcome]:
         with self._engine.begin() as connection:
-            return [_attempt(connection, job) for job in batch]
+            transaction = Transaction(connection)
+            return [_attempt(transaction, job) for job in batch]
 
     def _alone(self, job: _Job) -> _Outcome:
         if not job.essential and not self._reserve.is_held:
             return _Outcome(error=_full())
         try:
             return self._together([job])[0]
-        except SQLAlchemyError as error:
+        except TROUBLE as error:
             if not is_full(error):
                 return _Outcome(error=translated(error))
             self._reserve.release()
@@ -130,7 +131,7 @@ class Writer:
     def _from_reserve(self, job: _Job) -> _Outcome:
         try:
             return self._together([job])[0]
-        except SQLAlchemyError as error:
+        except TROUBLE as error:
             return _Outcome(error=translated(error))
 
 
@@ -142,9 +143,9 @@ def _full() -> HandfastError:
     )
 
 
-def _attempt(connection: Connection, job: _Job) -> _Outcome:
+def _attempt(transaction: Transaction, job: _Job) -> _Outcome:
     try:
-        return _Outcome(job.step(connection))
+        return _Outcome(job.step(transaction))
     except HandfastError as error:
         return _Outcome(error=error)
 
