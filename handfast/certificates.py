@@ -7,8 +7,7 @@ Neither looks at revocations: :mod:`handfast.revocation` and :mod:`handfast.acce
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -66,6 +65,11 @@ class Usage(StrEnum):
         return ExtendedKeyUsageOID.CLIENT_AUTH if self is Usage.CLIENT else ExtendedKeyUsageOID.SERVER_AUTH
 
 
+_USAGES = {usage.oid: usage for usage in Usage}
+_Extensions = Mapping[type[x509.ExtensionType], x509.ExtensionType]
+"""By what the library read them as. It refuses a certificate in which one stands twice (RFC 5280, 4.2)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """The certificate of one workload, read strictly.
@@ -88,13 +92,11 @@ class Leaf:
     def parse(cls, der: bytes) -> Leaf:
         """Reads a DER leaf. Raises ``Invalid`` (``CERTIFICATE_MALFORMED``) or ``Refused`` (``NOT_AN_SVID``)."""
         try:
-            return cls.of(x509.load_der_x509_certificate(der))
+            return _read_leaf(x509.load_der_x509_certificate(der), der)
         except HandfastError:
             raise
         except Exception as error:
-            raise Invalid(
-                f"the certificate cannot be read: {type(error).__name__}", reason="CERTIFICATE_MALFORMED"
-            ) from error
+            raise _malformed(error) from error
 
     @classmethod
     def parse_pem(cls, pem: bytes) -> Leaf:
@@ -105,13 +107,11 @@ class Leaf:
     def of(cls, certificate: x509.Certificate) -> Leaf:
         """Checks what X509-SVID, 5.2 demands of a leaf, and reports every breach at once."""
         try:
-            return _read_leaf(certificate)
+            return _read_leaf(certificate, certificate.public_bytes(serialization.Encoding.DER))
         except HandfastError:
             raise
         except Exception as error:
-            raise Invalid(
-                f"the certificate cannot be read: {type(error).__name__}", reason="CERTIFICATE_MALFORMED"
-            ) from error
+            raise _malformed(error) from error
 
     @property
     def serial_text(self) -> str:
@@ -121,15 +121,21 @@ class Leaf:
         return f"{self.spiffe_id} (serial {self.serial_text})"
 
 
-def _read_leaf(certificate: x509.Certificate) -> Leaf:
+def _malformed(error: Exception) -> Invalid:
+    return Invalid(f"the certificate cannot be read: {type(error).__name__}", reason="CERTIFICATE_MALFORMED")
+
+
+def _read_leaf(certificate: x509.Certificate, der: bytes) -> Leaf:
     found = ViolationsCollector()
     extensions = certificate.extensions
     for extension in extensions:
         if extension.critical and extension.oid not in _KNOWN_LEAF_EXTENSIONS:
             found.add("extensions", "NOT_AN_SVID", f"unknown critical extension {extension.oid.dotted_string}")
-    identity, dns_names, addresses = _read_names(extensions, found)
-    usages = _read_usages(extensions, found)
-    issuer_key_id = authority_key_id(certificate)
+    present = {type(extension.value): extension.value for extension in extensions}
+    identity, dns_names, addresses = _read_names(present, found)
+    usages = _read_usages(present, found)
+    issuer = present.get(x509.AuthorityKeyIdentifier)
+    issuer_key_id = issuer.key_identifier if isinstance(issuer, x509.AuthorityKeyIdentifier) else None
     if issuer_key_id is None:
         found.add("authorityKeyIdentifier", "NOT_AN_SVID", "the key identifier of the issuer is missing")
     _check_key(certificate, found)
@@ -146,54 +152,53 @@ def _read_leaf(certificate: x509.Certificate) -> Leaf:
         ip_addresses=addresses,
         usages=usages,
         certificate=certificate,
-        der=certificate.public_bytes(serialization.Encoding.DER),
+        der=der,
         expires_at=validity.not_after.timestamp(),
     )
 
 
 def _read_names(
-    extensions: x509.Extensions, found: ViolationsCollector
+    present: _Extensions, found: ViolationsCollector
 ) -> tuple[SpiffeId | None, tuple[str, ...], tuple[IPAddress, ...]]:
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = present.get(x509.SubjectAlternativeName)
+    if not isinstance(names, x509.SubjectAlternativeName):
         found.add("subjectAltName", "NOT_AN_SVID", "there is no subject alternative name")
         return None, (), ()
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    identity: SpiffeId | None = None
+    uris, dns_names, addresses = [], [], []
+    for name in names:
+        if isinstance(name, x509.UniformResourceIdentifier):
+            uris.append(name.value)
+        elif isinstance(name, x509.DNSName):
+            dns_names.append(name.value)
+        elif isinstance(name, x509.IPAddress) and isinstance(name.value, IPAddress):
+            addresses.append(name.value)
+    return _read_identity(uris, found), tuple(dns_names), tuple(addresses)
+
+
+def _read_identity(uris: Sequence[str], found: ViolationsCollector) -> SpiffeId | None:
     if len(uris) != 1:
         found.add("subjectAltName", "NOT_AN_SVID", f"{len(uris)} URI names, where exactly 1 must be")
-    else:
-        try:
-            identity = SpiffeId.parse(uris[0])
-        except Invalid as error:
-            found.add("subjectAltName", "NOT_AN_SVID", error.message)
-    addresses = [
-        address
-        for address in names.get_values_for_type(x509.IPAddress)
-        if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address)
-    ]
-    return identity, tuple(names.get_values_for_type(x509.DNSName)), tuple(addresses)
+        return None
+    try:
+        return SpiffeId.parse(uris[0])
+    except Invalid as error:
+        found.add("subjectAltName", "NOT_AN_SVID", error.message)
+        return None
 
 
-def _read_usages(extensions: x509.Extensions, found: ViolationsCollector) -> frozenset[Usage]:
-    try:
-        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
-        if constraints.ca:
-            found.add("basicConstraints", "NOT_AN_SVID", "a signing certificate never authenticates a workload")
-    except x509.ExtensionNotFound:
-        pass
-    try:
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-        if not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
-            found.add("keyUsage", "NOT_AN_SVID", "digitalSignature must be set, keyCertSign and cRLSign must not")
-    except x509.ExtensionNotFound:
+def _read_usages(present: _Extensions, found: ViolationsCollector) -> frozenset[Usage]:
+    constraints = present.get(x509.BasicConstraints)
+    if isinstance(constraints, x509.BasicConstraints) and constraints.ca:
+        found.add("basicConstraints", "NOT_AN_SVID", "a signing certificate never authenticates a workload")
+    usage = present.get(x509.KeyUsage)
+    if not isinstance(usage, x509.KeyUsage):
         found.add("keyUsage", "NOT_AN_SVID", "there is no key usage")
-    try:
-        extended = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
+    elif not usage.digital_signature or usage.key_cert_sign or usage.crl_sign:
+        found.add("keyUsage", "NOT_AN_SVID", "digitalSignature must be set, keyCertSign and cRLSign must not")
+    extended = present.get(x509.ExtendedKeyUsage)
+    if not isinstance(extended, x509.ExtendedKeyUsage):
         return frozenset(Usage)
-    usages = frozenset(usage for usage in Usage if usage.oid in extended)
+    usages = frozenset(_USAGES[oid] for oid in extended if oid in _USAGES)
     if not usages:
         found.add("extendedKeyUsage", "NOT_AN_SVID", "neither clientAuth nor serverAuth")
     return usages

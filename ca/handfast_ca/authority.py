@@ -23,7 +23,7 @@ from handfast.identity import SpiffeId, TrustDomain
 from handfast.lifetime import RenewalWindow, Validity, renewal_window
 from handfast.revocation import RevocationList
 from handfast_ca.admission import admit, key_policy
-from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal, written_refusals
+from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal
 from handfast_ca.enrolment import Enrolment, JoinToken, Renewal, present, request_digest
 from handfast_ca.feed import Feed, TrustState
 from handfast_ca.issuer import Issuer
@@ -35,7 +35,7 @@ from handfast_ca.ledger import (
     Page,
     PresentedCertificate,
 )
-from handfast_ca.lint import lint
+from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.registrar import Registrar
@@ -116,6 +116,7 @@ class Authority:
         self._ledger = ledger
         self._audit = audit
         self._random_bytes = random_bytes
+        self._facts = IssuerFacts.of(issuer.certificate)
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
@@ -182,8 +183,11 @@ class Authority:
         return await asyncio.shield(task)
 
     async def _write_refusal(self, facts: Facts, decision: Coroutine[Any, Any, T]) -> T:
-        async with written_refusals(self._audit, facts):
+        try:
             return await decision
+        except HandfastError as error:
+            await write_refusal(self._audit, facts, error)
+            raise
 
     async def _enrol(self, request: Enrolment, facts: Facts) -> Issued:
         # 1. The caller proves who it is: here, by a join token.
@@ -309,7 +313,7 @@ class Authority:
         # 6. The template builds, a throw-away key signs, the lint reads the finished bytes like a stranger.
         builder = self._template.builder(plan)
         rehearsed = self.issuer.rehearse(builder)
-        lint(rehearsed.public_bytes(serialization.Encoding.DER), plan, self.issuer.certificate)
+        lint(rehearsed.public_bytes(serialization.Encoding.DER), plan, self._facts)
         # 7. The audit record is durable; the issuing key signs; what it signed is what was linted.
         await self._audit.append(facts | self._granted(plan))
         certificate = await self.issuer.sign(builder)

@@ -6,6 +6,10 @@ rules below (RFC 5280, 4; X509-SVID, 2 to 4). Then it is compared with what was 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtensionOID
@@ -15,7 +19,7 @@ from handfast.errors import Broken, HandfastError, ViolationsCollector
 from handfast.keys import key_identifier, spki_sha256
 from handfast_ca.template import LeafPlan
 
-__all__ = ["lint"]
+__all__ = ["IssuerFacts", "lint"]
 
 _MUST = {
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME: True,
@@ -32,8 +36,25 @@ _MAY = {
 _ALLOWED = _MUST | _MAY
 """Each extension a leaf may have, and whether it is critical."""
 
+_NOBODY = x509.Name([])
+_Extensions = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
-def lint(der: bytes, plan: LeafPlan, issuer: x509.Certificate) -> None:
+
+@dataclass(frozen=True, slots=True)
+class IssuerFacts:
+    """What the lint holds a leaf to, read once from its issuing CA."""
+
+    subject: x509.Name
+    key_id: bytes
+    not_after: datetime
+
+    @classmethod
+    def of(cls, issuer: x509.Certificate) -> IssuerFacts:
+        key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+        return cls(issuer.subject, key_id, issuer.not_valid_after_utc)
+
+
+def lint(der: bytes, plan: LeafPlan, issuer: IssuerFacts) -> None:
     """Raises ``Broken`` (``LINT``) with every finding. What it finds is a fault of ours, never of the caller."""
     found = ViolationsCollector()
     try:
@@ -42,9 +63,10 @@ def lint(der: bytes, plan: LeafPlan, issuer: x509.Certificate) -> None:
         found.extend(error.violations)
         found.add("certificate", "LINT", error.message)
     else:
+        extensions = {extension.oid: extension for extension in leaf.certificate.extensions}
         _check_form(leaf, issuer, found)
-        _check_extensions(leaf, found)
-        _check_decision(leaf, plan, issuer, found)
+        _check_extensions(extensions, found)
+        _check_decision(leaf, extensions, plan, issuer, found)
     found.raise_if_any(
         f"the certificate for {plan.admitted.spiffe_id} is not what was decided, and was not signed",
         kind=Broken,
@@ -52,7 +74,7 @@ def lint(der: bytes, plan: LeafPlan, issuer: x509.Certificate) -> None:
     )
 
 
-def _check_form(leaf: Leaf, issuer: x509.Certificate, found: ViolationsCollector) -> None:
+def _check_form(leaf: Leaf, issuer: IssuerFacts, found: ViolationsCollector) -> None:
     certificate = leaf.certificate
     if certificate.version is not x509.Version.v3:
         found.add("version", "LINT", "not a version 3 certificate")
@@ -60,7 +82,7 @@ def _check_form(leaf: Leaf, issuer: x509.Certificate, found: ViolationsCollector
         found.add(
             "serialNumber", "LINT", f"serial of {leaf.serial.bit_length()} bits is not positive and 64 to 159 bits"
         )
-    if len(certificate.subject.rdns) != 0:
+    if certificate.subject != _NOBODY:
         found.add("subject", "LINT", "the subject is not empty")
     if certificate.issuer != issuer.subject:
         found.add("issuer", "LINT", "the issuer's name is not the issuing CA's")
@@ -68,8 +90,7 @@ def _check_form(leaf: Leaf, issuer: x509.Certificate, found: ViolationsCollector
         found.add("signatureAlgorithm", "LINT", "not signed over SHA-256, SHA-384 or SHA-512")
 
 
-def _check_extensions(leaf: Leaf, found: ViolationsCollector) -> None:
-    present = {extension.oid: extension for extension in leaf.certificate.extensions}
+def _check_extensions(present: _Extensions, found: ViolationsCollector) -> None:
     for oid in _MUST.keys() - present.keys():
         found.add("extensions", "LINT", f"extension {oid.dotted_string} is missing")
     for oid, extension in present.items():
@@ -86,11 +107,12 @@ def _more_than_signing(usage: x509.KeyUsage) -> bool:
     return usage.content_commitment or usage.key_encipherment or usage.data_encipherment or usage.key_agreement
 
 
-def _check_decision(leaf: Leaf, plan: LeafPlan, issuer: x509.Certificate, found: ViolationsCollector) -> None:
+def _check_decision(
+    leaf: Leaf, extensions: _Extensions, plan: LeafPlan, issuer: IssuerFacts, found: ViolationsCollector
+) -> None:
     admitted = plan.admitted
     public_key = leaf.certificate.public_key()
-    extensions = leaf.certificate.extensions
-    issuer_key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    own = extensions.get(ExtensionOID.SUBJECT_KEY_IDENTIFIER)
     pairs = (
         ("serialNumber", leaf.serial, plan.serial),
         ("validity", leaf.validity, plan.validity),
@@ -101,18 +123,11 @@ def _check_decision(leaf: Leaf, plan: LeafPlan, issuer: x509.Certificate, found:
         ),
         ("extendedKeyUsage", leaf.usages, admitted.usages),
         ("subjectPublicKeyInfo", spki_sha256(public_key), admitted.spki_sha256),
-        ("authorityKeyIdentifier", leaf.issuer_key_id, issuer_key_id),
-        ("subjectKeyIdentifier", _key_id(extensions), key_identifier(public_key)),
+        ("authorityKeyIdentifier", leaf.issuer_key_id, issuer.key_id),
+        ("subjectKeyIdentifier", own and own.value, x509.SubjectKeyIdentifier(key_identifier(public_key))),
     )
     for field, is_there, decided in pairs:
         if is_there != decided:
             found.add(field, "LINT", f"{field} differs from what was decided")
-    if leaf.validity.not_after >= issuer.not_valid_after_utc:
+    if leaf.validity.not_after >= issuer.not_after:
         found.add("validity", "LINT", "the leaf outlives its issuer")
-
-
-def _key_id(extensions: x509.Extensions) -> bytes | None:
-    try:
-        return extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return None

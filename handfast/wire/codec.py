@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -71,6 +72,10 @@ _CLASSES: dict[grpc.StatusCode, type[HandfastError]] = {code: kind for kind, cod
     grpc.StatusCode.ABORTED: errors.Conflict,
     grpc.StatusCode.OUT_OF_RANGE: errors.Invalid,
 }
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
 
 
 class _Status(grpc.Status):
@@ -165,9 +170,8 @@ def _plain_hint(code: grpc.StatusCode) -> str:
 
 
 def time_to_wire(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment.astimezone(UTC).replace(tzinfo=None))
-    return stamp
+    seconds, rest = divmod(moment.astimezone(UTC) - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)
 
 
 def time_from_wire(stamp: Timestamp) -> datetime:
@@ -201,7 +205,9 @@ def serial_from_bytes(data: bytes) -> int:
     return int.from_bytes(data, "big")
 
 
+@lru_cache(256)
 def der(certificate: x509.Certificate) -> bytes:
+    """Encoded once: roots and issuing CAs travel with every answer."""
     return certificate.public_bytes(serialization.Encoding.DER)
 
 

@@ -17,7 +17,7 @@ from handfast.csr import build_csr, parse_csr
 from handfast.errors import Broken
 from handfast.keys import generate
 from handfast_ca.admission import admit
-from handfast_ca.lint import lint
+from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.profile import Profile
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from tests.ca.core import NOW, URLS, WEB, Ceremony, entry
@@ -46,7 +46,7 @@ def _rehearsed(builder: x509.CertificateBuilder) -> bytes:
 def test_what_the_template_makes_passes_the_lint(usages: tuple[str, ...]) -> None:
     plan = _plan(usages)
     der = _rehearsed(_builder(plan))
-    lint(der, plan, CEREMONY.issuing.certificate)
+    lint(der, plan, IssuerFacts.of(CEREMONY.issuing.certificate))
     leaf = Leaf.parse(der)
     assert leaf.spiffe_id == WEB
     assert leaf.usages == {Usage(usage) for usage in usages}
@@ -138,14 +138,14 @@ def test_a_mutated_template_is_blocked_before_the_key_is_touched(mutation: Mutat
     """A1, A5, A8, A16, A17, D15: only the throw-away key has signed by then."""
     plan = _plan()
     with pytest.raises(Broken) as refused:
-        lint(_rehearsed(mutation(_builder(plan))), plan, CEREMONY.issuing.certificate)
+        lint(_rehearsed(mutation(_builder(plan))), plan, IssuerFacts.of(CEREMONY.issuing.certificate))
     assert refused.value.reason in {"LINT", "NOT_AN_SVID"}
     assert refused.value.violations
 
 
 def test_bytes_that_are_no_certificate_are_blocked() -> None:
     with pytest.raises(Broken):
-        lint(b"\x30\x00", _plan(), CEREMONY.issuing.certificate)
+        lint(b"\x30\x00", _plan(), IssuerFacts.of(CEREMONY.issuing.certificate))
 
 
 def test_serials_are_positive_long_and_have_no_constant_bit() -> None:

@@ -10,21 +10,46 @@ from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
 from handfast.wire.v1 import authority_pb2, registry_pb2, trust_pb2
 from handfast_ca.authority import Issued
-from handfast_ca.feed import Announcement, TrustChange
+from handfast_ca.feed import Announcement, TrustChange, TrustState
 from handfast_ca.ledger import CertificateRecord
 from handfast_ca.registration import Entry
 
-__all__ = ["certificate_message", "entry_message", "issued_message", "trust_message"]
+__all__ = ["TrustMessages", "certificate_message", "entry_message", "issued_message"]
 
 
-def trust_message(change: TrustChange, now: datetime) -> trust_pb2.TrustUpdate:
+class TrustMessages:
+    """Trust on the wire. What is sent to many, whole states and changes alike, is encoded once for all of them."""
+
+    def __init__(self) -> None:
+        self._state: TrustState | None = None
+        self._change: TrustChange | None = None
+        self._whole = self._latest = trust_pb2.TrustUpdate()
+
+    def whole(self, state: TrustState, now: datetime) -> trust_pb2.TrustUpdate:
+        if state is not self._state:
+            self._state, self._whole = state, _trust_message(TrustChange.whole_of(state))
+        return _sent(self._whole, now)
+
+    def change(self, change: TrustChange, now: datetime) -> trust_pb2.TrustUpdate:
+        if change is not self._change:
+            self._change, self._latest = change, _trust_message(change)
+        return _sent(self._latest, now)
+
+
+def _sent(message: trust_pb2.TrustUpdate, now: datetime) -> trust_pb2.TrustUpdate:
+    copy = trust_pb2.TrustUpdate()
+    copy.CopyFrom(message)
+    copy.sent_at.CopyFrom(codec.time_to_wire(now))
+    return copy
+
+
+def _trust_message(change: TrustChange) -> trust_pb2.TrustUpdate:
     return trust_pb2.TrustUpdate(
         whole=change.whole,
         revision=change.revision,
         bundle=None if change.bundle is None else codec.bundle_to_wire(change.bundle),
         crls=[trust_pb2.Crl(issuer_key_id=crl.issuer_key_id, der=crl.der) for crl in change.crls],
         announced=[_announcement(news) for news in change.announced],
-        sent_at=codec.time_to_wire(now),
     )
 
 
@@ -37,10 +62,13 @@ def _announcement(news: Announcement) -> trust_pb2.Revocation:
     )
 
 
-def issued_message(issued: Issued, now: datetime) -> authority_pb2.IssuedCredentials:
+def issued_message(issued: Issued, trust: trust_pb2.TrustUpdate) -> authority_pb2.IssuedCredentials:
+    """``trust`` is the whole of ``issued.trust``."""
+    leaf = issued.record.der
+    assert leaf is not None, "what is issued was completed"
     return authority_pb2.IssuedCredentials(
-        chain=[codec.der(certificate) for certificate in issued.chain],
-        trust=trust_message(TrustChange.whole_of(issued.trust), now),
+        chain=[leaf, *map(codec.der, issued.chain[1:])],
+        trust=trust,
         renewal=_window(issued.renewal),
         repeated_answer=issued.repeated,
     )

@@ -13,9 +13,8 @@ from handfast.wire.v1 import authority_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer
 from handfast_ca.authority import Authority, Issued
 from handfast_ca.enrolment import Enrolment, Renewal
-from handfast_ca.feed import TrustChange
 from handfast_ca.service.answering import answer, peer_address
-from handfast_ca.service.answers import issued_message, trust_message
+from handfast_ca.service.answers import TrustMessages, issued_message
 
 __all__ = ["OPEN_METHODS", "AuthorityService"]
 
@@ -28,6 +27,7 @@ class AuthorityService(AuthorityServicer):
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
+        self._trust = TrustMessages()
 
     async def Enrol(self, request: authority_pb2.EnrolRequest, context: Any) -> authority_pb2.IssuedCredentials:
         return await answer(context, self._enrol(request, peer_address(context)))
@@ -57,16 +57,16 @@ class AuthorityService(AuthorityServicer):
         return self._issued(issued)
 
     async def GetTrust(self, request: authority_pb2.GetTrustRequest, context: Any) -> trust_pb2.TrustUpdate:
-        return trust_message(TrustChange.whole_of(self._authority.trust()), self._authority.time.wall())
+        return self._trust.whole(self._authority.trust(), self._authority.time.wall())
 
     async def WatchTrust(
         self, request: authority_pb2.WatchTrustRequest, context: Any
     ) -> AsyncIterator[trust_pb2.TrustUpdate]:
         async for change in self._authority.feed.watch():
-            yield trust_message(change, self._authority.time.wall())
+            yield self._trust.change(change, self._authority.time.wall())
 
     def _issued(self, issued: Issued) -> authority_pb2.IssuedCredentials:
-        return issued_message(issued, self._authority.time.wall())
+        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
 
 
 def _lifetime(request: authority_pb2.EnrolRequest | authority_pb2.RenewRequest) -> timedelta | None:

@@ -19,7 +19,7 @@ from handfast.wire.v1.registry_pb2_grpc import RegistryServicer
 from handfast_ca.authority import Authority
 from handfast_ca.ledger import CertificateFilter
 from handfast_ca.service.answering import answer
-from handfast_ca.service.answers import certificate_message, entry_message, issued_message
+from handfast_ca.service.answers import TrustMessages, certificate_message, entry_message, issued_message
 
 __all__ = ["MAX_PAGE", "RegistryService"]
 
@@ -32,6 +32,7 @@ class RegistryService(RegistryServicer):
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
+        self._trust = TrustMessages()
 
     async def AddEntry(self, request: registry_pb2.AddEntryRequest, context: Any) -> registry_pb2.Entry:
         return await answer(context, self._add_entry(request.entry))
@@ -103,7 +104,7 @@ class RegistryService(RegistryServicer):
             by=_operator(),
             lifetime=_optional(request, "lifetime", codec.duration_from_wire),
         )
-        return issued_message(issued, self._authority.time.wall())
+        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
 
     async def ListCertificates(
         self, request: registry_pb2.ListCertificatesRequest, context: Any
