@@ -24,11 +24,12 @@ from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub, add_AuthorityServicer_to_server
 from handfast.wire.v1.registry_pb2_grpc import RegistryStub, add_RegistryServicer_to_server
+from handfast_ca.access import OPEN_METHODS
 from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.ledger import Ledger
 from handfast_ca.registration import Entry
-from handfast_ca.service.authority import OPEN_METHODS, AuthorityService
+from handfast_ca.service.authority import AuthorityService
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.memory import MemoryLedger
 from tests.ca.core import TRUST_DOMAIN, Ceremony
