@@ -123,8 +123,12 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HandfastErro
 
 
 def abort_sync(context: grpc.ServicerContext, error: HandfastError) -> None:
-    """Ends a sync call with the error. Does not return: grpc raises to unwind the handler."""
-    context.abort_with_status(to_status(error))
+    """Ends a sync call with the error, also that of a sync handler in an aio server, whose context knows less. Does not
+    return: grpc raises to unwind the handler.
+    """
+    status = to_status(error)
+    context.set_trailing_metadata(status.trailing_metadata)
+    context.abort(status.code, status.details)
 
 
 def from_rpc_error(error: grpc.RpcError) -> HandfastError:
