@@ -77,7 +77,7 @@ def test_a_second_request_may_not_dawdle_either(ca: RunningServe) -> None:
 def test_a_head_that_does_not_end_within_16_kib_is_no_request(ca: RunningServe) -> None:
     """H3: over HTTP, one byte beyond the limit, and no end of the head in sight."""
     host, _, port = ca.http.rpartition(":")
-    start = b"GET /livez HTTP/1.1\r\nX: "
+    start = b"GET /livez HTTP/1.1\r\nHost: ca\r\nX: "
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(start + b"x" * (MAX_HEAD_BYTES + 1 - len(start)))
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
