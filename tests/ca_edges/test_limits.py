@@ -14,6 +14,7 @@ from handfast.credentials import Credentials
 from handfast.csr import MAX_CSR_BYTES, build_csr
 from handfast.errors import Exhausted, HandfastError
 from handfast.keys import generate
+from handfast.revocation import Reason
 from handfast.wire.codec import from_rpc_error
 from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
@@ -181,6 +182,21 @@ async def test_asking_for_trust_has_a_pool_of_its_own(tmp_path: Path) -> None:
             asked = [await ended(stub.GetTrust(authority_pb2.GetTrustRequest())) for _ in range(3)]
             assert [error and error.reason for error in asked] == [None, None, "RATE_LIMITED"]
             assert await ended(stub.Renew(renewal(web))) is None
+
+
+async def test_a_revocation_that_reached_a_watcher_is_measured(tmp_path: Path) -> None:
+    """The whole state at the beginning is no push; each change is one."""
+    async with running_ca(tmp_path) as ca:
+        web, db = await ca.workload(WEB), await ca.workload(DB)
+        told = ca.gate.metrics.registry.get_sample_value
+        async with ca.authority_stub(db) as stub:
+            watch = aiter(stub.WatchTrust(authority_pb2.WatchTrustRequest()))
+            assert (await anext(watch)).whole
+            assert told("handfast_ca_push_seconds_count") == 0
+            await ca.authority.revoke_identity(web.spiffe_id, Reason.KEY_COMPROMISE, by=str(OPERATOR))
+            assert (await anext(watch)).announced
+            while not told("handfast_ca_push_seconds_count"):  # the server counts after it has handed over
+                await asyncio.sleep(0.01)
 
 
 async def test_a_csr_of_16_kib_and_a_byte_is_refused_and_nothing_is_parsed(tmp_path: Path) -> None:

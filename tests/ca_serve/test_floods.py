@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handfast_ca.public_port import MAX_HEAD_BYTES
+from handfast_ca.serve import MAX_METADATA_BYTES, MAX_STREAMS
 from tests.ca_serve.process import RunningServe
 
 IDLE = 300
@@ -84,3 +87,23 @@ def test_a_head_that_does_not_end_within_16_kib_is_no_request(ca: RunningServe) 
     with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(start + b"x" * (MAX_HEAD_BYTES - len(start) - 4) + b"\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_told_how_many_calls_and_how_much_metadata_it_may_send(ca: RunningServe) -> None:
+    """H3: the server's SETTINGS (RFC 9113, 6.5), as every client reads them before it calls."""
+    operator = ca.directory / "operator"
+    context = ssl.create_default_context(cafile=operator / "ca.crt")
+    context.load_cert_chain(operator / "tls.crt", operator / "tls.key")
+    context.set_alpn_protocols(["h2"])
+    host, _, port = ca.grpc.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=60) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        stream = tls.makefile("rb")
+        header = stream.read(9)
+        assert header[3] == 4, "the first frame is SETTINGS"
+        payload = stream.read(int.from_bytes(header[:3], "big"))
+    settings = dict(struct.iter_unpack(">HI", payload))
+    assert (settings[3], settings[6]) == (MAX_STREAMS, MAX_METADATA_BYTES)
