@@ -1,6 +1,7 @@
 """A trust bundle as a SPIFFE bundle document (SPIFFE Trust Domain and Bundle, 4): a JWK set of its roots.
 
-Needs joserfc, which comes with the extra ``cli`` and with the CA.
+Writing one needs joserfc, which comes with the extra ``cli`` and with the CA; a service that has neither can still import
+this.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from handfast.bundle import TrustBundle
 from handfast.errors import Invalid
@@ -41,6 +41,8 @@ def _key(root: x509.Certificate) -> dict[str, Any]:
 
 
 def _parameters(root: x509.Certificate) -> dict[str, Any]:
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
+
     key = root.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         return dict(ECKey.import_key(key).as_dict(private=False))
