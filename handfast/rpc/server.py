@@ -7,7 +7,7 @@ handshake did; the guard judges every call on it by the present snapshot, as on 
 
 Why not a new object for each handshake: the C core replaces its context while other threads still begin handshakes with the
 old one (grpc/grpc issue 36693, open), and aborts the process when two meet. With one replacement for each connection, three
-hundred idle connections were enough for that about once in five times.
+hundred idle connections were enough for that in about one of four runs.
 
 Not promised here: revocation. The handshake proves a path to a root and nothing else. :mod:`handfast.rpc.guard` judges.
 """
