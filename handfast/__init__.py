@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from handfast.rpc.aio_channel import AioChannel, aio_channel, aio_plain_channel
     from handfast.rpc.caller import Caller, caller
     from handfast.rpc.channel import Channel, channel, plain_channel
-    from handfast.rpc.guard import AioGuard, Guard
+    from handfast.rpc.guard import AioGuard, Guard, GuardObserver
     from handfast.rpc.server import server_credentials
     from handfast.tls import client_context, server_context
     from handfast.wire.codec import from_rpc_error
@@ -47,7 +47,7 @@ _WHERE = {
     "handfast.rpc.aio_channel": ("AioChannel", "aio_channel", "aio_plain_channel"),
     "handfast.rpc.caller": ("Caller", "caller"),
     "handfast.rpc.channel": ("Channel", "channel", "plain_channel"),
-    "handfast.rpc.guard": ("AioGuard", "Guard"),
+    "handfast.rpc.guard": ("AioGuard", "Guard", "GuardObserver"),
     "handfast.rpc.server": ("server_credentials",),
     "handfast.tls": ("client_context", "server_context"),
     "handfast.wire.codec": ("from_rpc_error",),
@@ -63,6 +63,7 @@ __all__ = [
     "Credentials",
     "FreshnessPolicy",
     "Guard",
+    "GuardObserver",
     "HandfastError",
     "Leaf",
     "Source",

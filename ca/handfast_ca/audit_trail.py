@@ -47,7 +47,7 @@ FIELDS = frozenset(
         "event", "decision", "reason", "message", "violations",
         "spiffe_id", "serial", "serials", "issuer_key_id", "dns_names", "not_before", "not_after",
         "public_key_sha256", "csr_sha256", "token_prefix", "expires_at", "obtained_by", "repeated",
-        "peer_address", "by", "method", "crl_number", "this_update", "entries", "step_seconds", "detail", "version",
+        "peer_address", "by", "method", "crl_number", "this_update", "entries", "step_seconds", "detail", "version", "count",
     }
 )  # fmt: skip
 """An allow-list: what is not here can't be written, so that no request body or secret gets in by a slip (threat G2)."""

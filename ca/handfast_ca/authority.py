@@ -111,7 +111,7 @@ class Authority:
         self.trust_domain = trust_domain
         self.issuer = issuer
         self.profile = profile
-        self.feed = Feed(TrustState(bundle))
+        self.feed = Feed(TrustState(bundle), clock.monotonic)
         self.time = Timekeeper(clock, ledger)
         self._ledger = ledger
         self._audit = audit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import yaml
 
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import SpiffeId, TrustDomain, parse_dns_name
+from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.urls import PublicUrls
 
 __all__ = ["Address", "Config", "load"]
 
-_TOP = ("trust_domain", "public_url", "server_names", "listen", "issuer", "root", "state", "operators")
+_TOP = ("trust_domain", "public_url", "server_names", "listen", "issuer", "root", "state", "operators", "limits")
 _LISTEN = {"grpc": "127.0.0.1:7443", "enrol": "127.0.0.1:7444", "http": "127.0.0.1:7080"}
 
 
@@ -48,6 +49,7 @@ class Config:
     root_crl: Path
     state: Path
     operators: tuple[SpiffeId, ...]
+    limits: Quotas = DEFAULT_QUOTAS
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,6 +110,7 @@ class _Reader:
             "root_crl": self._path("root.crl", root.get("crl")),
             "state": self._path("state", self._values.get("state")),
         }
+        limits = self._limits(self._section("limits"))
         names = self._each("server_names", parse_dns_name)
         self._found.raise_if_any(f"the configuration {path} is not valid", kind=Invalid)
         assert trust_domain is not None
@@ -121,6 +124,7 @@ class _Reader:
             http=addresses[2],
             passphrase_file=None if passphrase is None else self._path("issuer.passphrase_file", passphrase),
             operators=operators,
+            limits=limits,
             **paths,
         )
 
@@ -155,6 +159,32 @@ class _Reader:
             return ()
         read = [self._parsed(f"{field}[{index}]", value, parse) for index, value in enumerate(values)]
         return tuple(value for value in read if value is not None)
+
+    def _limits(self, values: Mapping[str, Any]) -> Quotas:
+        """What is not given keeps its default."""
+        defaults = {field.name: getattr(DEFAULT_QUOTAS, field.name) for field in fields(Quotas)}
+        self._known("limits.", values, tuple(defaults))
+        given = {name: self._limit(name, values[name], defaults[name]) for name in defaults if name in values}
+        return Quotas(**{**defaults, **given})
+
+    def _limit(self, name: str, value: Any, default: Quota | int) -> Quota | int:
+        if not isinstance(default, Quota):
+            return self._count(f"limits.{name}", value, default)
+        if not isinstance(value, dict):
+            self._found.add(f"limits.{name}", "INVALID_LIMIT", "it is not a mapping of burst and per_minute")
+            return default
+        self._known(f"limits.{name}.", value, ("burst", "per_minute"))
+        numbers = {
+            part: self._count(f"limits.{name}.{part}", value.get(part, getattr(default, part)), getattr(default, part))
+            for part in ("burst", "per_minute")
+        }
+        return Quota(**numbers)
+
+    def _count(self, field: str, value: Any, default: int) -> int:
+        if type(value) is int and 1 <= value <= MOST:
+            return value
+        self._found.add(field, "INVALID_LIMIT", f"{value!r} is not a whole number between 1 and {MOST}")
+        return default
 
     def _address(self, name: str, value: Any) -> Address:
         host, _, port = str(value).rpartition(":")

@@ -7,7 +7,7 @@ between the last state *it* saw and the present one, so nothing that was skipped
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -66,10 +66,15 @@ class TrustChange:
 
 
 class Feed:
-    """The present state and those who watch it. Used from one event loop."""
+    """The present state and those who watch it. Used from one event loop.
 
-    def __init__(self, state: TrustState) -> None:
+    ``changed_at`` is when the present state became so, in seconds of ``monotonic``.
+    """
+
+    def __init__(self, state: TrustState, monotonic: Callable[[], float] = lambda: 0.0) -> None:
         self._state = state
+        self._monotonic = monotonic
+        self.changed_at = monotonic()
         self._changed = asyncio.Event()
         self._latest: tuple[TrustState, TrustChange] | None = None
         self._watchers = 0
@@ -113,6 +118,7 @@ class Feed:
 
     def _become(self, state: TrustState) -> None:
         self._state = replace(state, revision=self._state.revision + 1)
+        self.changed_at = self._monotonic()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

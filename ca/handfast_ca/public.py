@@ -13,7 +13,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from handfast.certificates import subject_key_id
+from handfast.spiffe_bundle import spiffe_bundle
+from handfast_ca.access import ROUTES
 from handfast_ca.authority import Authority
+from handfast_ca.metrics import CONTENT_TYPE, CaMetrics
 from handfast_ca.status import Level
 from handfast_ca.urls import issuer_slug
 
@@ -22,25 +25,29 @@ __all__ = ["application"]
 _CRL, _CERTIFICATE, _PEM = "application/pkix-crl", "application/pkix-cert", "application/x-pem-file"
 
 
-def application(authority: Authority) -> Starlette:
-    """Serves the present state of the authority; nothing here changes anything."""
-    public = _Public(authority)
+def application(authority: Authority, metrics: CaMetrics) -> Starlette:
+    """Serves the present state of the authority; nothing here changes anything. Only what ``ROUTES`` declares is there."""
+    public = _Public(authority, metrics)
+    serving = {
+        "/crl/{issuer}.crl": public.crl,
+        "/crl/{issuer}.pem": public.crl_pem,
+        "/ca/{issuer}.cer": public.certificate,
+        "/bundle": public.spiffe_bundle,
+        "/bundle.pem": public.bundle,
+        "/livez": public.live,
+        "/readyz": public.ready,
+        "/metrics": public.metrics,
+    }
     return Starlette(
-        routes=[
-            Route("/crl/{issuer}.crl", public.crl),
-            Route("/crl/{issuer}.pem", public.crl_pem),
-            Route("/ca/{issuer}.cer", public.certificate),
-            Route("/bundle.pem", public.bundle),
-            Route("/livez", public.live),
-            Route("/readyz", public.ready),
-        ],
+        routes=[Route(path, serving[path]) for path in ROUTES],
         exception_handlers={HTTPException: _no_such_thing},
     )
 
 
 class _Public:
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, metrics: CaMetrics) -> None:
         self._authority = authority
+        self._metrics = metrics
 
     async def crl(self, request: Request) -> Response:
         return self._list(request, pem=False)
@@ -68,6 +75,14 @@ class _Public:
 
     async def bundle(self, request: Request) -> Response:
         return _file(request, self._authority.trust().bundle.pem, _PEM, {"Cache-Control": "no-cache"})
+
+    async def spiffe_bundle(self, request: Request) -> Response:
+        """Federation endpoints serve this over HTTPS (SPIFFE Federation, 5); here it is for whoever trusts the path."""
+        body = spiffe_bundle(self._authority.trust().bundle)
+        return _file(request, body, "application/json", {"Cache-Control": "no-cache"})
+
+    async def metrics(self, _request: Request) -> Response:
+        return Response(self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
 
     async def live(self, _request: Request) -> Response:
         return JSONResponse({"live": True})

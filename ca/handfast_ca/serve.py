@@ -3,7 +3,7 @@
 1. keys and certificates are read; a root key in place of the issuing key is refused
 2. ledger and audit log are opened, and the authority takes up where the last process stopped
 3. the CA gets its own certificate, through the same nine steps as everybody
-4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificate, retention
+4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificate, retention, alarms
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from datetime import UTC
 from types import MappingProxyType
 
 import grpc
-import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
-from handfast.access import AccessPolicy, allow, any_of
 from handfast.bundle import TrustBundle
 from handfast.certificates import load_certificates
 from handfast.clock import SystemClock
@@ -39,15 +38,21 @@ from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
 from handfast.wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from handfast.wire.v1.registry_pb2_grpc import add_RegistryServicer_to_server
+from handfast_ca.access import METHODS, OPEN_METHODS, policy
+from handfast_ca.alarm import ExpiryAlarm
 from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
 from handfast_ca.custody.process import forbid_core_dumps
 from handfast_ca.issuer import LocalIssuer
+from handfast_ca.limits import Limits
+from handfast_ca.metrics import CaMetrics
 from handfast_ca.public import application
+from handfast_ca.public_port import web_server
 from handfast_ca.registration import Entry
-from handfast_ca.service.authority import OPEN_METHODS, AuthorityService
+from handfast_ca.service.authority import AuthorityService
+from handfast_ca.service.gate import Gate
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.sqlite import SqliteLedger
 
@@ -56,8 +61,15 @@ __all__ = ["ca_identity", "open_authority", "reserved_credentials", "serve"]
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 8 * 1024
+MAX_STREAMS = 256
+"""Calls at one time on one connection; a client waits with those beyond it."""
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Between the two limits gRPC refuses at random: they are one.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.server_handshake_timeout_ms", 2000),
     ("grpc.so_reuseport", 0),
     # Agents ping every 10 s on a watch that has no news; gRPC would close the connection below 300 s.
@@ -65,6 +77,8 @@ OPTIONS = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
 ]
+
+REFLECTED = sorted({method.split("/")[1] for method in METHODS})
 
 
 def ca_identity(config: Config) -> SpiffeId:
@@ -144,26 +158,18 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
         following = asyncio.create_task(_follow_trust(authority, source))
         stack.callback(following.cancel)
-        await stack.enter_async_context(_grpc(config, authority, source))
-        stack.enter_context(_schedule(config, authority, source))
-        web = uvicorn.Server(_web(config, authority))
+        metrics = CaMetrics()
+        metrics.watch(authority)
+        gate = Gate(authority, limits=Limits(config.limits), metrics=metrics)
+        stack.push_async_callback(gate.refusals.flush)
+        await stack.enter_async_context(_grpc(config, authority, source, gate))
+        stack.enter_context(_schedule(config, authority, source, gate))
+        web = web_server(application(authority, metrics), config.http)
         serving = asyncio.create_task(web.serve())
         _log.info("CA of %s serves: gRPC %s, enrolment %s", config.trust_domain, config.grpc, config.enrol)
         await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         web.should_exit = True
         await serving
-
-
-def _web(config: Config, authority: Authority) -> uvicorn.Config:
-    return uvicorn.Config(
-        application(authority),
-        config.http.host,
-        config.http.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-    )
 
 
 async def _follow_trust(authority: Authority, source: StaticSource) -> None:
@@ -176,11 +182,13 @@ async def _follow_trust(authority: Authority, source: StaticSource) -> None:
 
 
 @asynccontextmanager
-async def _grpc(config: Config, authority: Authority, source: StaticSource) -> AsyncIterator[None]:
-    guard = AioGuard(source, _policy(config), open_methods=OPEN_METHODS)
+async def _grpc(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> AsyncIterator[None]:
+    permitted = policy(config.trust_domain, config.operators)
+    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
     server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
-    add_AuthorityServicer_to_server(AuthorityService(authority), server)
-    add_RegistryServicer_to_server(RegistryService(authority), server)
+    add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
+    add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
+    reflection.enable_server_reflection(REFLECTED, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     await status.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -195,16 +203,8 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource) -> A
         guard.close()
 
 
-def _policy(config: Config) -> AccessPolicy:
-    """Operators everything; every identity of the trust domain what workloads need, and the health check."""
-    for_workloads = allow(
-        f"spiffe://{config.trust_domain}/*", methods=["/handfast.v1.Authority/*", "/grpc.health.v1.Health/*"]
-    )
-    return any_of(allow(*config.operators), for_workloads) if config.operators else for_workloads
-
-
 @contextmanager
-def _schedule(config: Config, authority: Authority, source: StaticSource) -> Iterator[None]:
+def _schedule(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> Iterator[None]:
     """Each job is one call into the core; one that is late runs once, and never beside itself."""
 
     async def renew_own() -> None:
@@ -214,10 +214,13 @@ def _schedule(config: Config, authority: Authority, source: StaticSource) -> Ite
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
     )
+    now = authority.time.wall()
     life = source.current().leaf.validity.duration
     scheduler.add_job(authority.publish_crl, "interval", hours=1)
     scheduler.add_job(authority.forget_expired, "interval", hours=1)
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
+    scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
+    scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
     scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
     scheduler.start()
     try:

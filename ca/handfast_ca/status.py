@@ -12,7 +12,10 @@ from handfast.errors import HandfastError
 from handfast.lifetime import format_duration
 from handfast.revocation import RevocationList
 
-__all__ = ["Level", "StatusLine", "crl_line", "issuer_line", "status_lines"]
+__all__ = ["THRESHOLDS", "Level", "StatusLine", "crl_line", "expiry_threshold", "issuer_line", "status_lines"]
+
+THRESHOLDS = (0.1, 0.25, 0.5)
+"""Shares of the issuing CA's life that are left when an alarm is due (threat J10)."""
 
 
 class Level(StrEnum):
@@ -71,6 +74,15 @@ def issuer_line(issuer: x509.Certificate, now: datetime) -> StatusLine:
     return StatusLine(
         "issuer", "expiry", Level.FAILED, f"{detail}: at or below 10 %", "`handfast ca rotate activate`, today"
     )
+
+
+def expiry_threshold(issuer: x509.Certificate, now: datetime) -> float:
+    """The lowest of :data:`THRESHOLDS` that is reached; 1 before the first, 0 when the certificate has expired."""
+    begin, end = issuer.not_valid_before_utc, issuer.not_valid_after_utc
+    share = (end - now) / (end - begin)
+    if share <= 0:
+        return 0.0
+    return next((threshold for threshold in THRESHOLDS if share <= threshold), 1.0)
 
 
 def crl_line(crl: RevocationList | None, now: datetime) -> StatusLine:

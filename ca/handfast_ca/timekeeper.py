@@ -53,6 +53,10 @@ class Timekeeper:
         """What the clock says, right or wrong: for reading, not for signing."""
         return self._clock.now()
 
+    def monotonic(self) -> float:
+        """For how long something took."""
+        return self._clock.monotonic()
+
     def problem(self) -> Unavailable | None:
         """Why nothing would be signed now, without changing anything."""
         try:

@@ -53,14 +53,22 @@ def show(ctx: click.Context, output: str) -> None:
 @bundle.command("download")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option("--with-issuers", is_flag=True, help="Also the issuing CAs, for verifiers that need them to check CRLs.")
+@click.option("--spiffe", is_flag=True, help="As a SPIFFE bundle (JSON), for other trust domains.")
 @click.pass_context
-def download(ctx: click.Context, file: Path | None, with_issuers: bool) -> None:
+def download(ctx: click.Context, file: Path | None, with_issuers: bool, spiffe: bool) -> None:
     """Write the roots as PEM to FILE, or to stdout."""
     from handfast.cli.files import write_result
     from handfast.wire.codec import bundle_from_wire
 
+    if spiffe and with_issuers:
+        raise click.UsageError("--spiffe and --with-issuers exclude each other: a SPIFFE bundle holds roots only")
     trusted = bundle_from_wire(trust_update(ctx).bundle)
-    write_result(file, trusted.pem if with_issuers else trusted.roots_pem)
+    if spiffe:
+        from handfast.spiffe_bundle import spiffe_bundle
+
+        write_result(file, spiffe_bundle(trusted))
+    else:
+        write_result(file, trusted.pem if with_issuers else trusted.roots_pem)
     if file:
         issuers = f" and {len(trusted.issuers)} issuing CA{'s' * (len(trusted.issuers) != 1)}" if with_issuers else ""
         note(f"{len(trusted.roots)} root{'s' * (len(trusted.roots) != 1)}{issuers} written to {file}")

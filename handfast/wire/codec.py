@@ -128,14 +128,19 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: HandfastErro
 
 
 def abort_sync(context: grpc.ServicerContext, error: HandfastError) -> None:
-    """Ends a sync call with the error. Does not return: grpc raises to unwind the handler."""
-    context.abort_with_status(to_status(error))
+    """Ends a sync call with the error, also that of a sync handler in an aio server, whose context knows less. Does not
+    return: grpc raises to unwind the handler.
+    """
+    status = to_status(error)
+    context.set_trailing_metadata(status.trailing_metadata)
+    context.abort(status.code, status.details)
 
 
 def from_rpc_error(error: grpc.RpcError) -> HandfastError:
     """What the peer meant, as one of our errors. Details of other domains are left alone.
 
-    A peer that sends no details, or none of ours, is mapped by its code alone.
+    A peer that sends no details, or none of ours, is mapped by its code alone; ``RESOURCE_EXHAUSTED`` is then gRPC's own,
+    for a message or metadata beyond its limit (``TOO_LARGE``).
     """
     code, text = error.code(), error.details() or ""
     kind = _CLASSES.get(code, HandfastError)
@@ -144,7 +149,8 @@ def from_rpc_error(error: grpc.RpcError) -> HandfastError:
     except ValueError:
         status = None
     if status is None:
-        return kind(_plain_message(code, text), hint=_plain_hint(code))
+        reason = "TOO_LARGE" if code is grpc.StatusCode.RESOURCE_EXHAUSTED else ""
+        return kind(_plain_message(code, text), reason=reason, hint=_plain_hint(code))
     reason, hint, violations, retry_after = "", "", [], None
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from handfast.access import all_of, allow, any_of, in_trust_domain
 from handfast.clock import SystemClock
 from handfast.credentials import Credentials
 from handfast.csr import build_csr
@@ -24,11 +24,16 @@ from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub, add_AuthorityServicer_to_server
 from handfast.wire.v1.registry_pb2_grpc import RegistryStub, add_RegistryServicer_to_server
+from handfast_ca.access import OPEN_METHODS, policy
 from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.ledger import Ledger
+from handfast_ca.limits import Limits
+from handfast_ca.quotas import DEFAULT_QUOTAS, Quotas
 from handfast_ca.registration import Entry
-from handfast_ca.service.authority import OPEN_METHODS, AuthorityService
+from handfast_ca.serve import OPTIONS
+from handfast_ca.service.authority import AuthorityService
+from handfast_ca.service.gate import Gate
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.memory import MemoryLedger
 from tests.ca.core import TRUST_DOMAIN, Ceremony
@@ -39,10 +44,6 @@ if TYPE_CHECKING:
 
 CA = SpiffeId.parse("spiffe://test.example/handfast/ca")
 OPERATOR = SpiffeId.parse("spiffe://test.example/handfast/operator/admin")
-POLICY = any_of(
-    allow(OPERATOR),
-    all_of(in_trust_domain(TRUST_DOMAIN), allow("spiffe://test.example/*", methods=["/handfast.v1.Authority/*"])),
-)
 
 
 @dataclass
@@ -52,6 +53,19 @@ class RunningCa:
     enrol_address: str
     audit: Path
     source: StaticSource
+    gate: Gate
+
+    async def workload(self, identity: str) -> Credentials:
+        """A certificate on an operator's word, for an entry that is made for it."""
+        entry = await self.authority.add_entry(identity, by=str(OPERATOR))
+        key = generate()
+        issued = await self.authority.sign(entry.spiffe_id, build_csr(key), by=str(OPERATOR))
+        return self.build(key, issued.chain)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The audit trail, read back."""
+        return [json.loads(line) for line in self.audit.read_text("utf-8").splitlines()]
 
     async def credentials(self, identity: SpiffeId) -> Credentials:
         """A certificate of the CA's own, or of its operator's, through the nine steps."""
@@ -84,7 +98,9 @@ class RunningCa:
 
 
 @asynccontextmanager
-async def running_ca(tmp_path: Path, ledger: Ledger | None = None) -> AsyncIterator[RunningCa]:
+async def running_ca(
+    tmp_path: Path, ledger: Ledger | None = None, quotas: Quotas = DEFAULT_QUOTAS
+) -> AsyncIterator[RunningCa]:
     ceremony = Ceremony(datetime.now(UTC) - timedelta(minutes=1))
     audit = FileAudit(tmp_path / "audit.jsonl", SystemClock())
     authority = Authority(
@@ -99,12 +115,15 @@ async def running_ca(tmp_path: Path, ledger: Ledger | None = None) -> AsyncItera
     )
     await authority.start()
     source = StaticSource()
-    running = RunningCa(authority, "", "", tmp_path / "audit.jsonl", source)
+    gate = Gate(authority, limits=Limits(quotas))
+    gate.metrics.watch(authority)
+    running = RunningCa(authority, "", "", tmp_path / "audit.jsonl", source, gate)
     source.publish(await running.credentials(CA))
-    guard = AioGuard(source, POLICY, open_methods=OPEN_METHODS)
-    server = grpc.aio.server(interceptors=(guard,))
-    add_AuthorityServicer_to_server(AuthorityService(authority), server)
-    add_RegistryServicer_to_server(RegistryService(authority), server)
+    permitted = policy(TRUST_DOMAIN, [OPERATOR])
+    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
+    server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
+    add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
+    add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
     running.address = f"localhost:{server.add_secure_port('127.0.0.1:0', server_credentials(source))}"
     enrol = server.add_secure_port("127.0.0.1:0", server_credentials(source, require_client=False))
     running.enrol_address = f"localhost:{enrol}"

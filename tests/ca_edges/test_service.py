@@ -15,7 +15,7 @@ from handfast.keys import PrivateKey, generate
 from handfast.wire.codec import certificates_from_wire, from_rpc_error
 from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
-from handfast_ca.service.authority import OPEN_METHODS
+from handfast_ca.access import OPEN_METHODS
 from tests.ca_edges.running import OPERATOR, RunningCa, running_ca
 
 WEB = "spiffe://test.example/web"

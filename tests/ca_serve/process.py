@@ -109,6 +109,11 @@ class RunningServe:
         assert self.process is not None, "it was never started"
         return self.process.pid
 
+    def configure(self, **sections: Any) -> None:
+        """Adds sections to ``handfast.yaml``, for the next start. JSON is YAML, too."""
+        with self.config.open("a", encoding="utf-8") as file:
+            file.writelines(f"{name}: {json.dumps(value)}\n" for name, value in sections.items())
+
     def handfast(self, *words: object, given: str = "") -> Done:
         """An operator's command."""
         return handfast(*words, context=self.context, given=given)

@@ -54,6 +54,43 @@ async def test_a_handler_sees_the_identity_that_the_handshake_proved(authority: 
         assert await channel.stream_unary(COLLECT)(iter([b"a", b"b"])) == b"ab"
 
 
+class Hearing:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.judgements: list[tuple[str, str]] = []
+        self.ended: list[tuple[str, str]] = []
+        self.seconds = 0.0
+
+    def judged(self, method: str, reason: str, seconds: float) -> None:
+        self.judgements.append((method, reason))
+        self.seconds += seconds
+
+    def stream_ended(self, method: str, reason: str) -> None:
+        self.ended.append((method, reason))
+
+
+async def test_an_observer_hears_of_every_judgement_and_of_every_stream_that_was_ended(
+    authority: TestAuthority,
+) -> None:
+    """What metrics are made from: the method, and ``OK`` or why not."""
+    source, hearing = authority.source("/server"), Hearing()
+    web, other = authority.issue("/web"), authority.issue("/other")
+    guard = AioGuard(source, allow("spiffe://test.example/web"), observer=hearing)
+    async with aio_server(source, guard) as (target, _):
+        async with plain_aio(target, other) as channel:
+            assert (await refusal(channel.unary_unary(UNARY)(b""))).reason == "NOT_ALLOWED"
+        async with plain_aio(target, web) as channel:
+            await channel.unary_unary(UNARY)(b"")
+            stream = channel.unary_stream(STREAM)(b"")
+            assert await stream.read()
+            authority.revoke(web)
+            assert (await refusal(stream.read())).reason == "REVOKED"
+    assert hearing.judgements == [(UNARY, "NOT_ALLOWED"), (UNARY, "OK"), (STREAM, "OK")]
+    assert hearing.ended == [(STREAM, "REVOKED")]
+    assert hearing.seconds > 0
+
+
 async def test_a_revoked_caller_is_refused_on_a_connection_that_is_already_open(authority: TestAuthority) -> None:
     """C6: the next call, and the stream that runs, with the reason."""
     source = authority.source("/server")

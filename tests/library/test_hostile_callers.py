@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -46,56 +47,74 @@ def tls_client(authority: TestAuthority, directory: Path, version: ssl.TLSVersio
     return context
 
 
-def resumes(target: str, context: ssl.SSLContext) -> bool:
-    """Connects twice, the second time with the ticket of the first; tells whether the server took it."""
+def connect(target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[ssl.SSLSession, bool]:
+    """One connection: its session with a ticket, and whether the server took the one that was offered."""
     host, port = target.split(":")
-    session: ssl.SSLSession | None = None
-    reused = False
-    for _ in range(2):
-        with (
-            socket.create_connection((host, int(port)), timeout=5) as raw,
-            context.wrap_socket(raw, server_hostname=host, session=session) as tls,
-        ):
-            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # RFC 9113, 3.4: preface, empty SETTINGS
-            tls.recv(1)  # the ticket travels ahead of the server's SETTINGS
-            session, reused = tls.session, bool(tls.session_reused)
-    return reused
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname=host, session=session) as tls,
+    ):
+        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # RFC 9113, 3.4: preface, empty SETTINGS
+        tls.recv(1)  # the ticket travels ahead of the server's SETTINGS
+        assert tls.session is not None
+        return tls.session, bool(tls.session_reused)
 
 
-def test_no_session_is_ever_resumed(authority: TestAuthority, tmp_path: Path) -> None:
-    """C7: whatever a ticket proved, the next handshake proves anew."""
+CHANGES: dict[str, Callable[[TestAuthority, Any], None]] = {
+    "leaf": lambda authority, source: authority.rotate(source),
+    "list": lambda authority, source: authority.revoke_all([1]),
+    "bundle": lambda authority, source: source.publish(replace(source.current(), bundle=replace(authority.bundle))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_session_is_resumed_past_a_change(authority: TestAuthority, tmp_path: Path, change: str) -> None:
+    """C7: whatever a ticket proved, the next handshake after a change of leaf, list or bundle proves anew."""
     context = tls_client(authority, tmp_path, ssl.TLSVersion.TLSv1_3)
-    with sync_server(authority.source("/server")) as (target, _):
-        assert not resumes(target, context)
+    source = authority.source("/server")
+    with sync_server(source) as (target, _):
+        session, _ = connect(target, context)
+        session, reused = connect(target, context, session)
+        assert reused, "without a change it is: else the rest of this test would prove nothing"
+        CHANGES[change](authority, source)
+        assert not connect(target, context, session)[1]
 
 
-def test_the_resumption_test_bites(authority: TestAuthority, tmp_path: Path) -> None:
-    """C7: with static credentials, which keep their tickets, the same client does resume."""
+def test_a_resumed_session_is_judged_as_any_other(authority: TestAuthority, tmp_path: Path) -> None:
+    """C7: the caller's certificate is known on it, and once it has expired its calls are refused."""
     context = tls_client(authority, tmp_path, ssl.TLSVersion.TLSv1_3)
-    server = authority.issue("/server")
-    static = grpc.ssl_server_credentials(
-        [(server.key_pem, server.chain_pem)], server.bundle.roots_pem, require_client_auth=True
-    )
-    with sync_server(authority.source("/server"), credentials=static) as (target, _):
-        assert resumes(target, context)
+    source, clock = authority.source("/server"), ManualClock()
+    with sync_server(source, Guard(source, EVERYBODY, clock=clock)) as (target, _):
+        session, _ = connect(target, context)
+        with relay(target, context, session) as resumed, grpc.insecure_channel(f"127.0.0.1:{resumed.port}") as channel:
+            assert channel.unary_unary(UNARY)(b"x", timeout=10) == b"spiffe://test.example/web x"
+            assert resumed.reused
+            clock.advance(timedelta(days=2))
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(UNARY)(b"x", timeout=10)
+    assert from_rpc_error(caught.value).reason == "EXPIRED"
 
 
 class Relay:
     """Speaks TLS of one version to the server on behalf of a plain client: grpcio offers no such setting."""
 
-    def __init__(self, target: str, context: ssl.SSLContext) -> None:
+    def __init__(self, target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._host, port = target.split(":")
         self._target = (self._host, int(port))
         self._context = context
+        self._session = session
         self.version: str | None = None
+        self.reused = False
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         near, _ = self._listener.accept()
-        far = self._context.wrap_socket(socket.create_connection(self._target), server_hostname=self._host)
-        self.version = far.version()
+        far = self._context.wrap_socket(
+            socket.create_connection(self._target), server_hostname=self._host, session=self._session
+        )
+        self.version, self.reused = far.version(), bool(far.session_reused)
         self._far, self._near = far, near
         threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
         self._pump(far, near)
@@ -119,8 +138,8 @@ class Relay:
 
 
 @contextmanager
-def relay(target: str, context: ssl.SSLContext) -> Iterator[Relay]:
-    opened = Relay(target, context)
+def relay(target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Iterator[Relay]:
+    opened = Relay(target, context, session)
     try:
         yield opened
     finally:

@@ -292,3 +292,18 @@ def test_a_block_with_broken_base64_is_called_malformed() -> None:
     with pytest.raises(Invalid) as caught:
         parse_csr(block, allow_pem=True)
     assert caught.value.reason == "CSR_MALFORMED"
+
+
+def test_the_signature_of_a_key_of_16_000_bits_is_not_looked_at() -> None:
+    """H5: the cheap check comes first, so that a spoiled signature changes nothing about the answer."""
+    p, q, e = 2**11213 - 1, 2**4423 - 1, 65537  # Mersenne primes: a key that nobody has to search for
+    d = pow(e, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), rsa.RSAPublicNumbers(e, p * q))
+    key = numbers.private_key(unsafe_skip_rsa_key_validation=True)
+    assert key.key_size == 15_636
+    good = build_csr(key)  # type: ignore[arg-type]
+    spoiled = good[:-1] + bytes([good[-1] ^ 1])
+    for der in (good, spoiled):
+        with pytest.raises(Refused) as caught:
+            parse_csr(der, keys=LEAF_KEYS_WITH_RSA)
+        assert caught.value.reason == "UNSUPPORTED_KEY"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
+from handfast.certificates import Leaf
 from handfast.errors import Invalid
 from handfast.rpc.caller import caller
 from handfast.wire import codec
@@ -15,27 +17,27 @@ from handfast_ca.authority import Authority, Issued
 from handfast_ca.enrolment import Enrolment, Renewal
 from handfast_ca.service.answering import answer, peer_address
 from handfast_ca.service.answers import TrustMessages, issued_message
+from handfast_ca.service.gate import Gate
 
-__all__ = ["OPEN_METHODS", "AuthorityService"]
-
-OPEN_METHODS = frozenset({"/handfast.v1.Authority/Enrol"})
-"""All that a caller without a certificate may call."""
+__all__ = ["AuthorityService"]
 
 
 class AuthorityService(AuthorityServicer):
     """The guard stands before every method; the renewing identity is the one that it proved, never one in a message."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, gate: Gate | None = None) -> None:
         self._authority = authority
         self._trust = TrustMessages()
+        self._gate = gate or Gate(authority)
 
     async def Enrol(self, request: authority_pb2.EnrolRequest, context: Any) -> authority_pb2.IssuedCredentials:
-        return await answer(context, self._enrol(request, peer_address(context)))
+        address = peer_address(context)
+        return self._issued(await answer(context, self._gate.enrol(address, lambda: self._enrol(request, address))))
 
-    async def _enrol(self, request: authority_pb2.EnrolRequest, address: str) -> authority_pb2.IssuedCredentials:
+    async def _enrol(self, request: authority_pb2.EnrolRequest, address: str) -> Issued:
         if request.WhichOneof("proof") != "join_token":
             raise Invalid("the request carries no proof", reason="NO_PROOF", hint="send a join token")
-        issued = await self._authority.enrol(
+        return await self._authority.enrol(
             Enrolment(
                 token=request.join_token,
                 csr=request.csr,
@@ -44,29 +46,39 @@ class AuthorityService(AuthorityServicer):
                 peer_address=address,
             )
         )
-        return self._issued(issued)
 
     async def Renew(self, request: authority_pb2.RenewRequest, context: Any) -> authority_pb2.IssuedCredentials:
-        return await answer(context, self._renew(request, peer_address(context)))
+        address, presented = peer_address(context), caller().leaf
+        work = self._gate.renew(str(presented.spiffe_id), address, lambda: self._renew(request, presented, address))
+        return self._issued(await answer(context, work))
 
-    async def _renew(self, request: authority_pb2.RenewRequest, address: str) -> authority_pb2.IssuedCredentials:
-        presented = caller().leaf
-        issued = await self._authority.renew(
+    async def _renew(self, request: authority_pb2.RenewRequest, presented: Leaf, address: str) -> Issued:
+        return await self._authority.renew(
             Renewal(presented=presented, csr=request.csr, lifetime=_lifetime(request), peer_address=address)
         )
-        return self._issued(issued)
 
     async def GetTrust(self, request: authority_pb2.GetTrustRequest, context: Any) -> trust_pb2.TrustUpdate:
+        await answer(context, self._gate.ask_trust(_identity()))
         return self._trust.whole(self._authority.trust(), self._authority.time.wall())
 
     async def WatchTrust(
         self, request: authority_pb2.WatchTrustRequest, context: Any
     ) -> AsyncIterator[trust_pb2.TrustUpdate]:
-        async for change in self._authority.feed.watch():
-            yield self._trust.change(change, self._authority.time.wall())
+        async with AsyncExitStack() as stack:
+            await answer(context, stack.enter_async_context(self._gate.watch_trust(_identity())))
+            async for change in self._authority.feed.watch():
+                changed_at = self._authority.feed.changed_at
+                yield self._trust.change(change, self._authority.time.wall())
+                if not change.whole:
+                    # Resumed when the connection has taken the message.
+                    self._gate.metrics.pushed(self._authority.time.monotonic() - changed_at)
 
     def _issued(self, issued: Issued) -> authority_pb2.IssuedCredentials:
         return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
+
+
+def _identity() -> str:
+    return str(caller().spiffe_id)
 
 
 def _lifetime(request: authority_pb2.EnrolRequest | authority_pb2.RenewRequest) -> timedelta | None:

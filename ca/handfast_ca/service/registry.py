@@ -16,8 +16,9 @@ from handfast.rpc.caller import caller
 from handfast.wire import codec
 from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast.wire.v1.registry_pb2_grpc import RegistryServicer
-from handfast_ca.authority import Authority
+from handfast_ca.authority import Authority, Issued
 from handfast_ca.ledger import CertificateFilter
+from handfast_ca.metrics import CaMetrics, Obtained
 from handfast_ca.service.answering import answer
 from handfast_ca.service.answers import TrustMessages, certificate_message, entry_message, issued_message
 
@@ -30,9 +31,10 @@ _DEFAULT_PAGE = 100
 class RegistryService(RegistryServicer):
     """The guard has proved that the caller is an operator; the caller's identity is what the audit log names."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, metrics: CaMetrics | None = None) -> None:
         self._authority = authority
         self._trust = TrustMessages()
+        self._metrics = metrics or CaMetrics()
 
     async def AddEntry(self, request: registry_pb2.AddEntryRequest, context: Any) -> registry_pb2.Entry:
         return await answer(context, self._add_entry(request.entry))
@@ -95,16 +97,16 @@ class RegistryService(RegistryServicer):
         )
 
     async def Sign(self, request: registry_pb2.SignRequest, context: Any) -> authority_pb2.IssuedCredentials:
-        return await answer(context, self._sign(request))
+        issued = await answer(context, self._metrics.issuing(Obtained.SIGNED, self._sign(request)))
+        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
 
-    async def _sign(self, request: registry_pb2.SignRequest) -> authority_pb2.IssuedCredentials:
-        issued = await self._authority.sign(
+    async def _sign(self, request: registry_pb2.SignRequest) -> Issued:
+        return await self._authority.sign(
             SpiffeId.parse(request.spiffe_id),
             request.csr,
             by=_operator(),
             lifetime=_optional(request, "lifetime", codec.duration_from_wire),
         )
-        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
 
     async def ListCertificates(
         self, request: registry_pb2.ListCertificatesRequest, context: Any
@@ -149,6 +151,8 @@ class RegistryService(RegistryServicer):
             done = await self._authority.revoke_identity(SpiffeId.parse(request.spiffe_id), reason, by=by)
         else:
             done = await self._authority.revoke_serial(parse_serial(request.serial), reason, by=by)
+        if not done.repeated:
+            self._metrics.revoked(len(done.serials))
         return registry_pb2.RevokeResponse(
             serials=[format_serial(serial) for serial in done.serials],
             revoked_at=codec.time_to_wire(done.revoked_at),
