@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from handfast_ca.cli.backup import backup, restore
+
 if TYPE_CHECKING:
     from handfast.credentials import Credentials
     from handfast_ca.config import Config
@@ -17,6 +19,10 @@ __all__ = ["ca"]
 @click.group()
 def ca() -> None:
     """The certificate authority."""
+
+
+ca.add_command(backup)
+ca.add_command(restore)
 
 
 @ca.command("init")
