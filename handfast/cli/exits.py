@@ -75,7 +75,9 @@ def explain_misuse(error: click.ClickException) -> str:
 
 @contextmanager
 def leave_on_error() -> Iterator[None]:
-    """Turns what Handfast raises on purpose into a message and an exit code. Everything else is a bug and shows as one."""
+    """Turns what Handfast raises on purpose, and what the system refuses (a directory that may not be written to, a full
+    disk), into a message and an exit code. Everything else is a bug and shows as one.
+    """
     try:
         yield
     except HandfastError as error:
@@ -90,6 +92,12 @@ def leave_on_error() -> Iterator[None]:
     except BrokenPipeError:
         forget_stdout()
         raise SystemExit(Exit.DONE) from None
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror[:1].lower()}{error.strerror[1:]}", file=sys.stderr)
+        raise SystemExit(Exit.REFUSED) from error
 
 
 def forget_stdout() -> None:

@@ -98,7 +98,7 @@ def test_a_backup_of_a_loaded_ca_has_all_that_was_answered_before_it_and_serves_
     ca: RunningServe, tmp_path: Path
 ) -> None:
     """J1, J9: three backups under load; the last one, restored, is a CA that lists, revokes and issues."""
-    load = Load(ca)
+    load, before = Load(ca), set[str]()
     with ca:
         ca.handfast("entry", "add", WEB, "--ttl", "1h").check()
         with load.running():
