@@ -47,10 +47,12 @@ def serve_(file: Path, accept_clock: bool) -> None:
     import asyncio
     import logging
 
+    from handfast_ca.cli.ports import check_ports
     from handfast_ca.config import load
     from handfast_ca.serve import serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     config = load(file)
+    check_ports(config)
     asyncio.run(serve(config, passphrase_of(config), accept_clock=accept_clock))
