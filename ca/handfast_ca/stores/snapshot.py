@@ -11,7 +11,7 @@ from pathlib import Path
 from handfast.errors import Broken, HandfastError, NotFound, Unavailable
 from handfast_ca.stores.rows import load_number
 
-__all__ = ["snapshot", "summary"]
+__all__ = ["audit_mark", "snapshot", "summary"]
 
 BUSY_SECONDS = 5.0
 
@@ -46,6 +46,14 @@ def summary(ledger: Path) -> dict[str, int]:
         "revoked": revoked,
         "crl_number": load_number(number),
     }
+
+
+def audit_mark(ledger: Path) -> int:
+    """How many records of the audit trail the ledger remembers, which may be in use; 0 when it remembers none."""
+    with _translated(ledger), closing(_open(ledger, "rw")) as reading:
+        reading.execute("PRAGMA query_only=ON")
+        (value,) = reading.execute("SELECT coalesce(max(value), 0) FROM marks WHERE name = 'audit'").fetchone()
+    return int(value)
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
