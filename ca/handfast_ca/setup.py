@@ -105,7 +105,8 @@ def _check_config(file: Path) -> None:
     try:
         load(file)
     except Invalid as error:
-        said = "; ".join(map(str, error.violations)) or error.message
+        more = f" (and {len(error.violations) - 1} more)" if len(error.violations) > 1 else ""
+        said = f"{error.violations[0]}{more}" if error.violations else error.message
         raise Invalid(f"no CA can be made so: {said}", reason=error.reason, violations=error.violations) from error
 
 

@@ -88,7 +88,7 @@ def _newest_first(ctx: click.Context) -> Iterator[dict[str, Any]]:
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="As many records were there once: says an older report.",
+    help="As many records were there once: an older report says it.",
 )
 @output_option
 def verify(file: Path, at_least: int, output: str) -> None:

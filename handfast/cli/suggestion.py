@@ -39,5 +39,13 @@ def _nearest(ctx: click.Context, identity: str) -> str:
             page = stub.ListEntries(registry_pb2.ListEntriesRequest(page_size=MAX_LOOKED_AT), timeout=TIMEOUT)
     except HandfastError:
         return ""
-    known = [entry.spiffe_id for entry in page.entries if entry.spiffe_id != identity]
-    return next(iter(get_close_matches(identity, known, n=1, cutoff=0.8)), "")
+    mesh, path = _split(identity)
+    paths = [known[1] for known in (_split(entry.spiffe_id) for entry in page.entries) if known[0] == mesh]
+    near = get_close_matches(path, [known for known in paths if known != path], n=1)
+    return f"spiffe://{mesh}/{near[0]}" if near else ""
+
+
+def _split(identity: str) -> tuple[str, str]:
+    """Trust domain and path: the long part that all identities share would make all of them alike."""
+    mesh, _, path = identity.removeprefix("spiffe://").partition("/")
+    return mesh, path

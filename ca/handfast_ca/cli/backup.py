@@ -159,8 +159,8 @@ def _next(config_file: Path, done: Restored) -> Iterator[str]:
             "audit log named it"
         )
     else:
-        yield from _entries("made before the backup and removed since, are back", done.carried.returned)
-        yield from _entries("made since the backup, are gone", done.carried.gone)
+        yield from _entries("removed since the backup, and back", done.carried.returned)
+        yield from _entries("made since the backup, and gone", done.carried.gone)
     if not done.config.issuer_key.exists():
         yield f"next: put the issuing key at {done.config.issuer_key}, mode 0600"
     if not (config_file.parent / "operator" / "tls.crt").exists():
@@ -173,5 +173,4 @@ def _next(config_file: Path, done: Restored) -> Iterator[str]:
 def _entries(what: str, identities: tuple[str, ...]) -> Iterator[str]:
     if identities:
         more = f" and {len(identities) - 5} more" if len(identities) > 5 else ""
-        count = f"{len(identities)} entr{'y' if len(identities) == 1 else 'ies'}"
-        yield f"warning: {count}, {what}: {', '.join(identities[:5])}{more}"
+        yield f"warning: {what}: {', '.join(identities[:5])}{more}"
