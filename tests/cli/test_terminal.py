@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -56,6 +57,20 @@ def test_a_name_on_the_command_line_never_reaches_the_terminal_as_a_command() ->
         done = handfast(*words)
         assert done.code in (1, 2)
         assert [one for one in done.err.replace("\n", "") if not one.isprintable()] == []
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_is_for_terminals_that_want_it(no_color: str, coloured: bool) -> None:
+    """no-color.org; into a pipe it never goes."""
+    surroundings = {**os.environ, "NO_COLOR": no_color, "HANDFAST_CONTEXT": "none.yaml"}
+    person, terminal = pty.openpty()
+    ended = subprocess.run([*PROGRAM, "doctor"], stdout=terminal, env=surroundings, timeout=60, check=False)
+    os.close(terminal)
+    shown = os.read(person, 65536)
+    os.close(person)
+    assert (ended.returncode, b"\x1b[" in shown) == (1, coloured)
+    piped = subprocess.run([*PROGRAM, "doctor"], capture_output=True, env=surroundings, timeout=60, check=False)
+    assert b"\x1b[" not in piped.stdout
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["ca", "--help"], ["completion", "bash"]])
