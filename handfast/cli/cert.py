@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from handfast.cli.exits import Exit
 from handfast.cli.files import read_file, write_file
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
-from handfast.errors import HandfastError
+from handfast.cli.suggestion import suggesting
+from handfast.errors import HandfastError, NotFound
 from handfast.lifetime import parse_duration
 
 __all__ = ["cert"]
@@ -57,11 +59,12 @@ def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
     from handfast.wire.v1 import registry_pb2
 
     SpiffeId.parse(spiffe_id)
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_writable(out)
     key = generate()
     request = registry_pb2.SignRequest(spiffe_id=spiffe_id, csr=build_csr(key), lifetime=_lifetime(ttl))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         issued = stub.Sign(request, timeout=TIMEOUT)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_credentials(out, dump_private_key_pem(key), issued)
     note(f"written to {out}: tls.crt, tls.key, ca.crt, crl.pem")
 
@@ -97,7 +100,7 @@ def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, t
     if data.lstrip().startswith(b"-----"):
         data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
     request = registry_pb2.SignRequest(spiffe_id=spiffe_id, csr=data, lifetime=_lifetime(ttl))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         issued = stub.Sign(request, timeout=TIMEOUT)
     write_result(out, _chain_pem(issued.chain))
 
@@ -215,6 +218,13 @@ def _lifetime(text: str) -> Any:
     from handfast.wire.codec import duration_to_wire
 
     return duration_to_wire(parse_duration(text)) if text else None
+
+
+def _check_writable(out: Path) -> None:
+    """Before anything is issued; and nothing is made yet, since the CA may refuse."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise NotFound(f"{out} cannot be written: {nearest} is no directory to write to", reason="NO_FILE")
 
 
 def _chain_pem(ders: Any) -> bytes:

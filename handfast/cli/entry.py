@@ -8,6 +8,7 @@ import click
 
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
+from handfast.cli.suggestion import suggesting
 from handfast.lifetime import format_duration, parse_duration
 
 __all__ = ["entry"]
@@ -102,7 +103,7 @@ def show(ctx: click.Context, spiffe_id: str, output: str) -> None:
     """Show the entry of SPIFFE_ID."""
     from handfast.wire.v1 import registry_pb2
 
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         found = stub.GetEntry(registry_pb2.GetEntryRequest(spiffe_id=spiffe_id), timeout=TIMEOUT)
     emit_one(row(found), DETAIL, output, name="spiffe_id")
 
@@ -114,7 +115,7 @@ def remove(ctx: click.Context, spiffe_id: str) -> None:
     """Remove the entry of SPIFFE_ID: no new certificates, no renewals. Present certificates live on until they expire."""
     from handfast.wire.v1 import registry_pb2
 
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         stub.RemoveEntry(registry_pb2.RemoveEntryRequest(spiffe_id=spiffe_id), timeout=TIMEOUT)
     note(f"removed; its certificates stay valid until they expire: `handfast revoke {spiffe_id}` ends them now")
 

@@ -42,7 +42,7 @@ def inspect(target: str, output: str) -> None:
     else:
         from handfast.cli.files import read_file
 
-        items = read_items(read_file(file))
+        items = read_items(read_file(file), target)
     if output in ("json", "yaml"):
         print_document(items, output)
         return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points, version
+from typing import Any
 
 import click
 
@@ -40,6 +42,13 @@ ELSEWHERE: dict[str, str] = {
 
 class LazyGroup(click.Group):
     """Imports a command's module when the command is named, not before."""
+
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*words, **more)
+        except BrokenPipeError:  # as below, for `handfast --help | head`
+            forget_stdout()
+            raise click.exceptions.Exit(Exit.DONE) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*COMMANDS, *(name for name in ELSEWHERE if _installed(name))])
@@ -113,6 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script. Raises SystemExit with a code of the contract."""
     # What the library logs is for services; here every failure is said once, as an error.
     logging.getLogger("handfast").addHandler(logging.NullHandler())
+    if sys.stdout is None:  # `handfast … >&-`
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     with leave_on_error():
         code = root.main(args=arguments, prog_name="handfast", standalone_mode=False)
         sys.stdout.flush()

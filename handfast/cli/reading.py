@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,12 +23,13 @@ Item = dict[str, Any]
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
-def read_items(data: bytes) -> list[Item]:
+def read_items(data: bytes, source: str = "it") -> list[Item]:
     """Every object in a PEM text, or the one object of a DER file. Raises ``Invalid`` when there is none."""
-    items = list(_pem_items(data)) or [item for item in [_der_item(data)] if item]
+    items = list(_pem_items(data)) or [item for item in [_der_item(data) or _container_item(data)] if item]
     if not items:
         raise Invalid(
-            "there is nothing X.509 in it: no certificate, key, CSR or CRL, neither PEM nor DER", reason="UNREADABLE"
+            f"there is nothing X.509 in {source}: no certificate, key, CSR or CRL, neither PEM nor DER",
+            reason="UNREADABLE",
         )
     return items
 
@@ -71,6 +73,18 @@ def _der_item(data: bytes) -> Item | None:
         except (ValueError, TypeError):
             continue
     return None
+
+
+def _container_item(data: bytes) -> Item | None:
+    """A CA's key file (``handfast_ca.custody``): named, never opened."""
+    try:
+        header = json.loads(data)
+        if not header["format"].startswith("handfast-key-"):
+            return None
+        sealed = "not sealed: its file mode protects it" if header["kdf"] == "none" else f"sealed ({header['kdf']})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {"name": "key", "kind": "private key of a CA", "key": sealed}
 
 
 def certificate_item(certificate: x509.Certificate) -> Item:

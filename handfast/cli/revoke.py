@@ -9,6 +9,7 @@ import click
 from handfast.certificates import format_serial, parse_serial
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
+from handfast.cli.suggestion import suggesting
 from handfast.revocation import Reason
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def revoke(ctx: click.Context, target: str, reason: str, output: str) -> None:
         request.spiffe_id = target
     else:
         request.serial = format_serial(parse_serial(target))
-    with registry(ctx) as stub:
+    with suggesting(ctx, target), registry(ctx) as stub:
         done = stub.Revoke(request, timeout=TIMEOUT)
         told = _first_reason(stub, done.serials[0]) if done.already_revoked and done.serials else reason
     result = {

@@ -6,6 +6,7 @@ import click
 
 from handfast.cli.output import note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
+from handfast.cli.suggestion import suggesting
 from handfast.lifetime import parse_duration
 
 __all__ = ["token"]
@@ -37,7 +38,7 @@ def create(ctx: click.Context, spiffe_id: str, ttl: str, cidr: str, output: str)
     from handfast.wire.v1 import registry_pb2
 
     lifetime = Duration(seconds=int(parse_duration(ttl).total_seconds()))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         made = stub.CreateToken(
             registry_pb2.CreateTokenRequest(spiffe_id=spiffe_id, lifetime=lifetime, allowed_cidr=cidr), timeout=TIMEOUT
         )

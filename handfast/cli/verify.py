@@ -13,7 +13,7 @@ from handfast.cli.checks import Check, Level, any_failed, as_rows, print_checks
 from handfast.cli.exits import Exit
 from handfast.cli.files import read_file
 from handfast.cli.output import output_option, print_document, shown_time
-from handfast.errors import HandfastError
+from handfast.errors import HandfastError, Invalid
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -61,6 +61,9 @@ def verify(
     checks = list(_verify(file, bundle_file, crl_file, usage, identity, dns, now))
     if output in ("json", "yaml"):
         print_document(as_rows(checks), output)
+    elif output == "name":
+        for check in checks:
+            print(check.name)
     else:
         print_checks(checks)
     raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
@@ -70,9 +73,9 @@ def _verify(
     file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, now: datetime
 ) -> Iterator[Check]:
     from handfast.bundle import TrustBundle
-    from handfast.certificates import Leaf, Usage, load_certificates, verify_leaf
+    from handfast.certificates import Leaf, Usage, verify_leaf
 
-    chain = load_certificates(read_file(file))
+    chain = _certificates(file)
     group = str(file)
     try:
         leaf = Leaf.of(chain[0])
@@ -98,6 +101,17 @@ def _verify(
         yield Check(group, "validity", Level.OK, f"until {shown_time(leaf.validity.not_after)}")
     yield from _verify_names(group, leaf, identity, dns)
     yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+
+
+def _certificates(file: Path) -> tuple[x509.Certificate, ...]:
+    from handfast.certificates import load_certificates
+
+    try:
+        return load_certificates(read_file(file))
+    except Invalid as error:
+        raise Invalid(
+            f"{file}: {error.message}", reason=error.reason, hint=f"`handfast inspect {file}` shows what it holds"
+        ) from error
 
 
 _PATH_HINTS = {

@@ -36,6 +36,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"hft_[\w-]{43}", "<TOKEN>"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\+00:00)", "<TIME>"),
         (r"sha256:[0-9a-f]{64}", "<FINGERPRINT>"),
+        (r"\b\d{8}T\d{6}Z", "<STAMP>"),
+        (r'"bytes": \d+', '"bytes": <BYTES>'),
         (r"\b[0-9a-f]{64}\b", "<SHA-256>"),
         (r"\b[0-9a-f]{40}\b", "<KEY-ID>"),
         (r"\b[0-9a-f]{26,32}\b", "<SERIAL>"),

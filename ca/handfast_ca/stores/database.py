@@ -16,7 +16,7 @@ from handfast.errors import Broken, Conflict, Refused, Unavailable
 from handfast_ca.stores.schema import SCHEMA_VERSION, metadata
 from handfast_ca.stores.trouble import translated
 
-__all__ = ["check_place", "hold", "open_reader", "open_writer", "prepare"]
+__all__ = ["check_place", "check_sound", "hold", "open_reader", "open_writer", "prepare"]
 
 BUSY_MILLISECONDS = 5000
 
@@ -92,6 +92,17 @@ def prepare(engine: Engine, path: Path) -> None:
             _migrate(connection, path)
     except SQLAlchemyError as error:
         raise translated(error) from error
+
+
+def check_sound(path: Path, hint: str = "") -> None:
+    """A ledger that nobody serves is sound and of our schema, or this raises what :func:`prepare` does, with ``hint``."""
+    engine = open_writer(path)
+    try:
+        prepare(engine, path)
+    except Broken as error:
+        raise Broken(error.message, reason=error.reason, hint=hint or error.hint) from error
+    finally:
+        engine.dispose()
 
 
 def _check_soundness(connection: Connection, path: Path) -> None:
