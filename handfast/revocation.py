@@ -53,7 +53,7 @@ def split_pem(pem: bytes) -> tuple[bytes, ...]:
         raise Invalid("there is no PEM block of a CRL", reason="CRL_MALFORMED")
     try:
         return tuple(x509.load_pem_x509_crl(block).public_bytes(serialization.Encoding.DER) for block in blocks)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         raise Invalid(f"the CRLs cannot be read: {error}", reason="CRL_MALFORMED") from error
 
 

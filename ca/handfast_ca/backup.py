@@ -101,7 +101,7 @@ def _read(source: Path) -> dict[str, bytes]:
         manifest = json.loads(members.pop(MANIFEST))
         digests = {name: hashlib.sha256(octets).hexdigest() for name, octets in members.items()}
         sound = manifest["format"] == FORMAT and digests == manifest["sha256"] and LEDGER in members
-    except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
+    except (tarfile.TarError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise Invalid(f"backup {source} cannot be read: {error}", reason="BACKUP_DAMAGED") from error
     if not sound:
         raise Invalid(f"backup {source} is not what its manifest says", reason="BACKUP_DAMAGED")

@@ -114,7 +114,9 @@ class Clients:
         self, registry: RegistryAsyncStub, identity: str, issued: authority_pb2.IssuedCredentials, *, by_name: bool
     ) -> None:
         serial = f"{certificates_from_wire(issued.chain)[0].serial_number:x}"
-        request = registry_pb2.RevokeRequest(spiffe_id=identity) if by_name else registry_pb2.RevokeRequest(serial=serial)
+        request = (
+            registry_pb2.RevokeRequest(spiffe_id=identity) if by_name else registry_pb2.RevokeRequest(serial=serial)
+        )
         done = await registry.Revoke(request)
         self.told.revoked |= {parse_serial(one) for one in done.serials}
         self.told.crl_number = max(self.told.crl_number, int(done.crl_number))

@@ -40,7 +40,9 @@ class Life:
         self.chance = random.Random(seed)
         self.told = Told()
         self.clients = Clients(self.ca, self.told)
-        self.issuer_key_id = subject_key_id(load_certificates((self.ca.directory / "issuer/issuer.crt").read_bytes())[0])
+        self.issuer_key_id = subject_key_id(
+            load_certificates((self.ca.directory / "issuer/issuer.crt").read_bytes())[0]
+        )
         self.lines = 0
         self.last: RevocationList | None = None
 
