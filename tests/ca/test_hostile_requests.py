@@ -69,11 +69,15 @@ def names(*general: x509.GeneralName) -> Spoil:
     return lambda builder: builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
 
 
+def IP(text: str) -> x509.IPAddress:
+    return x509.IPAddress(ipaddress.ip_address(text))
+
+
 def extension(value: x509.ExtensionType) -> Spoil:
     return lambda builder: builder.add_extension(value, critical=True)
 
 
-URI, DNS, IP = x509.UniformResourceIdentifier, x509.DNSName, lambda text: x509.IPAddress(ipaddress.ip_address(text))
+URI, DNS = x509.UniformResourceIdentifier, x509.DNSName
 VECTORS = {
     "A1 CA:TRUE": Vector("CSR_FORBIDDEN_EXTENSION", extension(x509.BasicConstraints(ca=True, path_length=None))),
     "A1 keyCertSign": Vector("CSR_FORBIDDEN_EXTENSION", extension(CA_USAGE)),

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, HandfastError, Unavailable
 
-__all__ = ["is_busy", "is_full", "translated"]
+__all__ = ["disk_full", "is_busy", "is_full", "translated"]
 
 _PRIMARY = 0xFF
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -35,7 +35,12 @@ def translated(error: SQLAlchemyError) -> HandfastError:
             "the ledger is locked by another process", reason="LEDGER_BUSY", hint="end what holds it", retry_after=1.0
         )
     if code == sqlite3.SQLITE_FULL:
-        return Unavailable(f"the ledger cannot grow: {said}", reason="DISK_FULL", hint="make room on the ledger's disk")
+        return disk_full(f"the ledger cannot grow: {said}")
     if code in _DAMAGED:
         return Broken(f"the ledger is damaged: {said}", reason="LEDGER_DAMAGED", hint="`handfast ca restore`")
-    return Unavailable(f"the ledger failed: {said}", reason="LEDGER_FAILED")
+    return Unavailable(f"the ledger failed: {said}", reason="LEDGER_FAILED", retry_after=5.0)
+
+
+def disk_full(message: str) -> Unavailable:
+    """Callers try again after half a minute: a person has to make room first."""
+    return Unavailable(message, reason="DISK_FULL", hint="make room on the ledger's disk", retry_after=30.0)

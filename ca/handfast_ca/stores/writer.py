@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import HandfastError, Unavailable
 from handfast_ca.stores.reserve import Reserve
-from handfast_ca.stores.trouble import is_busy, is_full, translated
+from handfast_ca.stores.trouble import disk_full, is_busy, is_full, translated
 
 __all__ = ["Step", "Writer"]
 
@@ -135,11 +135,7 @@ class Writer:
 
 
 def _full() -> HandfastError:
-    return Unavailable(
-        "the disk of the ledger is full: only revocations are accepted",
-        reason="DISK_FULL",
-        hint="make room on the ledger's disk",
-    )
+    return disk_full("the disk of the ledger is full: only revocations are accepted")
 
 
 def _attempt(connection: Connection, job: _Job) -> _Outcome:
