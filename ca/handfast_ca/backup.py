@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 from handfast.certificates import format_serial
 from handfast.errors import Conflict, Invalid, Refused
+from handfast_ca.custody.file import FORMAT as KEY_CONTAINER
 from handfast_ca.ledger import CertificateFilter, CertificateRecord, Ledger
 from handfast_ca.stores.forward import carry_forward
 from handfast_ca.stores.sqlite import SqliteLedger
@@ -51,7 +52,8 @@ async def back_up(ledger: Ledger, target: Path, public: Mapping[str, Path], *, n
 
 def _public(name: str, path: Path) -> bytes:
     octets = path.read_bytes()
-    if name not in MEMBERS - {LEDGER, MANIFEST} or b"PRIVATE KEY-----" in octets:
+    holds_key = b"PRIVATE KEY-----" in octets or KEY_CONTAINER.encode("ascii") in octets
+    if name not in MEMBERS - {LEDGER, MANIFEST} or holds_key:
         raise Invalid(f"{path} does not belong in a backup as {name[:60]!a}", reason="BACKUP_MEMBER")
     return octets
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import tarfile
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from handfast.errors import Conflict, Invalid, Refused
+from handfast.identity import TrustDomain
 from handfast.revocation import Reason
 from handfast_ca.backup import back_up, restore
+from handfast_ca.custody.file import load_key
+from handfast_ca.setup import Wishes, initialise
 from handfast_ca.stores.sqlite import SqliteLedger
 from tests.ca.ledger_contract import ISSUER, NOW, issue
 
@@ -96,3 +103,37 @@ async def test_a_private_key_never_gets_into_a_backup(state: Path, tmp_path: Pat
     await ledger.close()
     assert refused.value.reason == "BACKUP_MEMBER"
     assert not (tmp_path / "one.tar").exists()
+
+
+@pytest.mark.parametrize("passphrase", [None, b"correct horse"], ids=["open", "sealed"])
+async def test_a_backup_of_a_whole_ca_has_no_key_in_it(tmp_path: Path, passphrase: bytes | None) -> None:
+    """E3: neither as a file nor as octets, in whatever form, of root or issuing CA."""
+    made = initialise(tmp_path / "ca", Wishes(TrustDomain("test.example")), passphrase=passphrase, now=NOW)
+    state = made.directory / "state"
+    ledger = await SqliteLedger.open(state / "ledger.db", reserve=4096)
+    await issue(ledger, 1)
+    (state / "audit.jsonl").write_text("{}\n")
+    public = {
+        "audit.jsonl": state / "audit.jsonl",
+        "root.crt": made.directory / "root/root.crt",
+        "issuer.crt": made.directory / "issuer/issuer.crt",
+    }
+    await back_up(ledger, tmp_path / "one.tar", public, now=NOW)
+    for name in ("root/root.key", "issuer/issuer.key"):
+        with pytest.raises(Invalid) as refused:
+            await back_up(ledger, tmp_path / "two.tar", {"issuer.crt": made.directory / name}, now=NOW)
+        assert refused.value.reason == "BACKUP_MEMBER"
+    await ledger.close()
+    with tarfile.open(tmp_path / "one.tar") as archive:
+        assert set(archive.getnames()) == {"manifest.json", "ledger.db", *public}
+    octets = (tmp_path / "one.tar").read_bytes()
+    assert b"PRIVATE KEY" not in octets
+    for name in ("root/root.key", "issuer/issuer.key"):
+        key = load_key(made.directory / name, passphrase)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        value = key.private_numbers().private_value
+        scalar = value.to_bytes((key.key_size + 7) // 8, "big")
+        der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        for secret in (scalar, scalar.hex().encode(), base64.b64encode(scalar), str(value).encode(), der):
+            assert secret not in octets
+        assert (made.directory / name).read_bytes()[40:80] not in octets

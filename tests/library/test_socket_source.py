@@ -13,7 +13,7 @@ import pytest
 from handfast.sources.socket import SocketSource
 from handfast.testing import TestAuthority
 from handfast.wire.codec import snapshot_to_wire
-from handfast.wire.v1.workload_pb2 import CredentialsSnapshot
+from handfast.wire.v1.workload_pb2 import AgentStatus, CredentialsSnapshot
 from handfast.wire.v1.workload_pb2_grpc import WorkloadServicer, add_WorkloadServicer_to_server
 
 MANY = 125_000
@@ -29,6 +29,9 @@ class OneSnapshot(WorkloadServicer):
 
     def WatchCredentials(self, request: Any, context: Any) -> Iterator[CredentialsSnapshot]:
         yield self._message
+
+    def GetStatus(self, request: Any, context: Any) -> AgentStatus:
+        return AgentStatus()
 
 
 def test_a_list_of_more_than_four_megabytes_reaches_the_service(tmp_path: Path) -> None:
