@@ -155,3 +155,26 @@ async def test_while_the_ledger_is_locked_nothing_is_issued_and_everything_else_
             assert len(page.certificates) == WAITING
         assert ca.stop() == 0
     assert verify_audit(ca.directory / "state" / "audit.jsonl").intact
+
+
+def test_a_damaged_ledger_is_refused_at_the_start_and_nothing_is_signed(tmp_path: Path) -> None:
+    """J3: a page that was overwritten; the process ends and says what to do, and nobody listens."""
+    ca = RunningServe.initialised(tmp_path / "ca")
+    ledger = ca.directory / "state/ledger.db"
+    with closing(sqlite3.connect(ledger)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole, lines = ledger.read_bytes(), ca.audit
+    damaged = bytearray(whole)
+    for page in range(2, len(damaged) // 4096):
+        damaged[page * 4096 : page * 4096 + 64] = b"\xa5" * 64
+    ledger.write_bytes(damaged)
+    ca.launch()
+    assert ca.wait_ended() == 1
+    assert "is damaged" in ca.log.read_text("utf-8")
+    assert "handfast ca restore" in ca.log.read_text("utf-8")
+    assert ca.audit == lines
+    with pytest.raises(OSError, match="refused"):
+        ca.get("/livez")
+    ledger.write_bytes(whole)
+    with ca:
+        assert ca.get("/readyz")[0] == 200
