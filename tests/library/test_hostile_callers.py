@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from grpc.experimental.session_cache import ssl_session_cache_lru
 
 from handfast.access import in_trust_domain
 from handfast.certificates import pem_chain, subject_key_id
@@ -46,7 +50,7 @@ def tls_client(authority: TestAuthority, directory: Path, version: ssl.TLSVersio
     return context
 
 
-def resumes(target: str, context: ssl.SSLContext) -> bool:
+def resumes(target: str, context: ssl.SSLContext, between: Callable[[], object] = lambda: None) -> bool:
     """Connects twice, the second time with the ticket of the first; tells whether the server took it."""
     host, port = target.split(":")
     session: ssl.SSLSession | None = None
@@ -59,14 +63,58 @@ def resumes(target: str, context: ssl.SSLContext) -> bool:
             tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # RFC 9113, 3.4: preface, empty SETTINGS
             tls.recv(1)  # the ticket travels ahead of the server's SETTINGS
             session, reused = tls.session, bool(tls.session_reused)
+        between()
     return reused
 
 
-def test_no_session_is_ever_resumed(authority: TestAuthority, tmp_path: Path) -> None:
-    """C7: whatever a ticket proved, the next handshake proves anew."""
+@pytest.mark.parametrize("change", ["leaf", "list", "bundle"])
+def test_no_session_is_resumed_past_a_change(authority: TestAuthority, tmp_path: Path, change: str) -> None:
+    """C7: whatever a ticket proved, after a change of leaf, list or bundle the next handshake proves anew."""
     context = tls_client(authority, tmp_path, ssl.TLSVersion.TLSv1_3)
-    with sync_server(authority.source("/server")) as (target, _):
-        assert not resumes(target, context)
+    source = authority.source("/server")
+    changes: dict[str, Callable[[], object]] = {
+        "leaf": lambda: authority.rotate(source),
+        "list": authority.refresh_list,
+        "bundle": lambda: authority.set_roots([authority.root], [authority.issuer]),
+    }
+    with sync_server(source) as (target, _):
+        assert not resumes(target, context, changes[change])
+
+
+def test_a_resumed_session_is_judged_like_any_other(authority: TestAuthority) -> None:
+    """C2, C7: the second wall. The server takes the ticket, and the guard refuses whom it was given to."""
+    clock = ManualClock()
+    authority = TestAuthority(clock=clock)
+    source = authority.source("/server", lifetime=timedelta(hours=3))
+    guard = Guard(source, EVERYBODY, clock=clock)
+    web = authority.issue("/web")
+    tickets = ssl_session_cache_lru(4)  # type: ignore[no-untyped-call]
+    options = (("grpc.ssl_session_cache", tickets), ("grpc.use_local_subchannel_pool", 1))
+    reused: list[bool] = []
+
+    def handler(request: bytes, context: Any) -> bytes:
+        reused.append(context.auth_context()["ssl_session_reused"] == [b"true"])
+        return request
+
+    def call() -> bytes:
+        with grpc.secure_channel(target, client_credentials(web), options=options) as channel:
+            return bytes(channel.unary_unary("/test.Reused/Unary")(b"x", timeout=10))
+
+    with sync_server(source, guard, more=handler) as (target, _):
+        assert (call(), call()) == (b"x", b"x")
+        assert reused == [False, True]
+        clock.advance(timedelta(hours=1, seconds=1))
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert from_rpc_error(refused.value).reason == "EXPIRED"
+    assert len(reused) == 2
+
+
+def test_handshakes_by_the_dozen_while_the_source_changes_end_nobody() -> None:
+    """H2: the C core of gRPC ended the process when every handshake was given a configuration of its own."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.library.handshake_storm", "600"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=55)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "600"), ended.stderr
 
 
 def test_the_resumption_test_bites(authority: TestAuthority, tmp_path: Path) -> None:
