@@ -24,6 +24,8 @@ from handfast.errors import HandfastError, Invalid, Refused
 __all__ = ["EMPTY", "Freshness", "FreshnessPolicy", "Reason", "RevocationList", "Revocations", "split_pem"]
 
 _KNOWN_LIST_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
+_PARTIAL_LISTS = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
+"""They must be critical (RFC 5280, 5.2.4 and 5.2.5), and say that this is not the whole list even when they are not."""
 _KNOWN_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
 _PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 CLOCK_SKEW = timedelta(seconds=5)
@@ -53,7 +55,7 @@ def split_pem(pem: bytes) -> tuple[bytes, ...]:
         raise Invalid("there is no PEM block of a CRL", reason="CRL_MALFORMED")
     try:
         return tuple(x509.load_pem_x509_crl(block).public_bytes(serialization.Encoding.DER) for block in blocks)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         raise Invalid(f"the CRLs cannot be read: {error}", reason="CRL_MALFORMED") from error
 
 
@@ -111,9 +113,10 @@ class RevocationList:
 def _verify(crl: x509.CertificateRevocationList, der: bytes, bundle: TrustBundle, now: datetime) -> RevocationList:
     extensions = crl.extensions
     for extension in extensions:
-        if extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS:
+        unknown = extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS
+        if unknown or extension.oid in _PARTIAL_LISTS:
             raise Refused(
-                f"the CRL has an unknown critical extension {extension.oid.dotted_string}",
+                f"the CRL has an extension {extension.oid.dotted_string} that limits it or is critical and unknown",
                 reason="CRL_UNKNOWN_CRITICAL",
             )
     key_id = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier

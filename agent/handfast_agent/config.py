@@ -83,7 +83,8 @@ def parse(text: str, environment: Mapping[str, str] = os.environ, *, base: Path 
     found = ViolationsCollector()
     try:
         document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader that also refuses duplicates
-    except yaml.YAMLError as error:
+    except Exception as error:
+        # Dates that do not exist and brackets in thousands come as whatever Python calls them.
         raise Invalid(
             f"the configuration is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG"
         ) from error
@@ -104,7 +105,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _first_line(error: yaml.YAMLError) -> str:
+def _first_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" (line {mark.line + 1})" if mark is not None else ""
     return f"{getattr(error, 'problem', None) or 'syntax error'}{where}"
@@ -133,7 +134,7 @@ class _Reader:
             pin=self._pin(top.get("trust")),
             wanted=Wanted(identity, *self._names(top), self._usages(top.get("usages"))),
             directory=directory,
-            state=self._path("state", top.get("state")) or directory.with_name(directory.name + ".state"),
+            state=self._path("state", top.get("state")) or directory.parent / f"{directory.name}.state",
             token_file=token_file,
             token_stdin=token_stdin,
             socket=self._path("socket", top.get("socket")),
@@ -222,7 +223,7 @@ class _Reader:
         if value is None:
             return None
         host, _, port = str(value).rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
+        if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
             self._found.add("health", "INVALID_CONFIG", f"{value!r} is not host:port")
             return None
         return host, int(port)
@@ -264,7 +265,10 @@ class _Reader:
         return self._value(where, value, str) or ""
 
     def _path(self, where: str, value: object) -> Path | None:
-        text = self._value(where, value, str)
+        text = self._value(where, value, str) or ""
+        if "\0" in text:
+            self._found.add(where, "INVALID_CONFIG", f"{text!a} is no path")
+            return None
         return self._base / text if text else None
 
     def _list(self, where: str, value: object) -> list[Any]:

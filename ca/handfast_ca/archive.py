@@ -146,7 +146,7 @@ def unpack(source: Path, into: Path) -> Manifest:
             _check_complete(manifest, {about.name for about in archive.getmembers()} - {MANIFEST})
     except OSError as error:
         raise NotFound(f"{source} cannot be read: {error.strerror or error}", reason="NO_FILE") from error
-    except (tarfile.TarError, KeyError, ValueError, TypeError, AttributeError, HandfastError) as error:
+    except (tarfile.TarError, KeyError, ValueError, TypeError, AttributeError, RecursionError, HandfastError) as error:
         raise Invalid(
             f"{source} is no backup, or a damaged one: {error}",
             reason="BACKUP_DAMAGED",

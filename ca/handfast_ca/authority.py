@@ -45,6 +45,7 @@ from handfast_ca.status import StatusLine, status_lines
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from handfast_ca.timekeeper import Timekeeper
 from handfast_ca.urls import PublicUrls
+from handfast_ca.vitals import storage_lines
 
 __all__ = ["Authority", "Issued"]
 
@@ -429,6 +430,10 @@ class Authority:
             crl_problem=self._publisher.problem,
             now=self.time.wall(),
         )
+
+    async def look(self) -> tuple[StatusLine, ...]:
+        """As :meth:`status`, and whether ledger and audit trail can be written now. Takes a second at most."""
+        return (*self.status(), *await storage_lines(self._ledger, self._audit))
 
     async def close(self) -> None:
         """Waits for the decisions that are being made."""

@@ -74,7 +74,11 @@ def load(path: Path) -> Config:
         values = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
-    except yaml.YAMLError as error:
+    except HandfastError:
+        raise
+    except Exception as error:
+        # The loader's own errors are not all that it raises: dates that do not exist, octets that are no UTF-8, and
+        # brackets in thousands come as whatever Python calls them.
         raise Invalid(f"the configuration {path} is not YAML: {error}", reason="INVALID_CONFIG") from error
     if not isinstance(values, dict):
         raise Invalid(f"the configuration {path} does not hold a mapping", reason="INVALID_CONFIG")
@@ -188,13 +192,13 @@ class _Reader:
 
     def _address(self, name: str, value: Any) -> Address:
         host, _, port = str(value).rpartition(":")
-        if host and port.isdigit() and int(port) < 65536:
+        if host and port.isdecimal() and len(port) <= 5 and int(port) < 65536:
             return Address(host.strip("[]"), int(port))
         self._found.add(f"listen.{name}", "INVALID_ADDRESS", f"{value!r} is not HOST:PORT")
         return Address("", 0)
 
     def _path(self, field: str, value: Any) -> Path:
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and "\0" not in value:
             return (self._folder / value).resolve()
         self._found.add(field, "MISSING", "it is missing or no text")
         return self._folder

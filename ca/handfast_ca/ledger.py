@@ -291,6 +291,10 @@ class Marks(Protocol):
 class Ledger(Registrations, CertificateBook, RevocationBook, Marks, Protocol):
     """All four over one store, so that a step that touches two of them is still one transaction."""
 
+    async def check(self) -> None:
+        """Changes nothing. ``Unavailable`` or ``Broken`` while nothing can be written (threat J2)."""
+        ...
+
     async def backup(self, path: str) -> None:
         """One consistent copy while serving."""
         ...

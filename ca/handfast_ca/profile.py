@@ -13,6 +13,10 @@ __all__ = ["LONGEST_BACKDATE", "ONE_SECOND", "Profile"]
 
 LONGEST_BACKDATE = timedelta(minutes=5)
 ONE_SECOND = timedelta(seconds=1)
+OUTAGE_SHARE = 0.45
+"""Of a leaf's life: what the unluckiest agent has left when it renews, at half life and 5 % later. A CRL that ends before
+takes the mesh down while every certificate in it is still good.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,13 @@ class Profile:
                 "crl_validity",
                 "CRL_VALIDITY",
                 f"CRL validity {format_duration(self.crl_validity)} is below {format_duration(MINIMUM_LIFETIME)}",
+            )
+        elif not self.longest * OUTAGE_SHARE <= self.crl_validity <= self.longest:
+            found.add(
+                "crl_validity",
+                "CRL_VALIDITY",
+                f"CRL validity {format_duration(self.crl_validity)} is not between {format_duration(self.longest * OUTAGE_SHARE)}, "
+                f"what a leaf of {format_duration(self.longest)} has left when it is renewed, and that life itself",
             )
         found.raise_if_any("the profile is not valid", kind=Invalid)
 

@@ -89,7 +89,7 @@ class _Public:
 
     async def ready(self, _request: Request) -> Response:
         """200 when every check is well or only a warning, 503 otherwise; a reason for each."""
-        lines = self._authority.status()
+        lines = await self._authority.look()
         good = all(line.level is not Level.FAILED for line in lines)
         checks = [{"name": f"{line.group}/{line.name}", "level": line.level, "detail": line.detail} for line in lines]
         return JSONResponse({"ready": good, "checks": checks}, status_code=200 if good else 503)

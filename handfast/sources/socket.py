@@ -25,7 +25,11 @@ __all__ = ["SocketSource"]
 
 _log = logging.getLogger(__name__)
 _HEADER = (("workload.spiffe.io", "true"),)
-_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 1000))
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a list of a hundred thousand has five (threat H6)
+)
 _PAUSE = 0.05
 """Seconds between the end of a stream and the next: the agent was restarted."""
 

@@ -417,3 +417,66 @@ async def test_it_renews_at_once_when_it_is_told_to(agent: Agent, peer: PeerAuth
     second = agent.source.current()
     assert second.leaf.serial != first.leaf.serial
     assert second.leaf.spiffe_id == first.leaf.spiffe_id
+
+
+async def test_a_start_after_the_end_serves_nothing_and_says_so(
+    agent: Agent, peer: PeerAuthority, configure: Any, clock: ManualClock
+) -> None:
+    """C2, J8: what lies on the disk expired while the agent was away; its token was spent."""
+    await agent.driver.tick()
+    await agent.driver.stop()
+    clock.advance(timedelta(hours=2))
+    again = Agent(configure(peer), clock)
+    await again.driver.start()
+    await again.driver.tick()
+    assert again.driver.plan.state is State.EXPIRED
+    assert again.source.peek() is None
+    assert not again.look().ready
+    assert len(peer.enrolments) == 1
+    assert peer.renewals == []
+
+
+async def test_a_renewal_that_the_ca_refuses_as_revoked_withdraws_at_once(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """C1: no list said so yet; the refusal is proof enough, and no second renewal is tried."""
+    await agent.driver.tick()
+    present = agent.driver.present
+    assert present is not None
+    peer.authority.revoke(present)
+    await agent.driver.renew_now()
+    assert agent.driver.plan.state is State.REVOKED
+    assert agent.source.peek() is None
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+
+
+async def test_an_answer_with_an_old_list_is_taken_and_the_list_is_not(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D1: alarmed; the certificate beside it is good."""
+    peer.old_list = None
+    old = peer.authority.crl
+    peer.authority.refresh_list()
+    await agent.driver.tick()
+    newest = dict(agent.driver.trust.revocations.lists)
+    peer.old_list = old
+    await agent.driver.renew_now()
+    assert len(peer.renewals) == 1
+    assert agent.driver.record.alarms == {"CRL_ROLLBACK": 1}
+    assert dict(agent.driver.trust.revocations.lists) == newest
+    assert agent.look().ready
+
+
+async def test_an_answer_with_a_certificate_that_is_revoked_already_is_not_used(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """C4: the announcement came with it; the certificate before stays."""
+    await agent.driver.tick()
+    before = agent.driver.present
+    assert before is not None
+    peer.announce_answer = True
+    await agent.driver.renew_now()
+    assert agent.driver.present is not None
+    assert agent.driver.present.leaf == before.leaf
+    assert agent.driver.record.last_reason == "ANSWER_MISMATCH"

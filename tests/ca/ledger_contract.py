@@ -334,6 +334,13 @@ class LedgerContract:
         with pytest.raises(Invalid):
             await ledger.list_certificates(CertificateFilter(), token="not ours")
 
+    async def test_looking_whether_it_can_be_written_changes_nothing(self, ledger: Ledger) -> None:
+        """J2."""
+        await issue(ledger, 1)
+        before = await ledger.counts(now=NOW)
+        await ledger.check()
+        assert await ledger.counts(now=NOW) == before
+
     async def test_marks_only_rise(self, ledger: Ledger) -> None:
         """D1: high-water marks."""
         assert await ledger.mark("seen") == 0

@@ -105,7 +105,9 @@ def test_a_wish_only_ever_shortens(seconds: int) -> None:
 
 def test_a_profile_that_became_stricter_bounds_older_entries() -> None:
     request = parse_csr(build_csr(KEY))
-    admitted = admit(request, entry(), Profile(longest=timedelta(hours=2)), binding=None)
+    admitted = admit(
+        request, entry(), Profile(longest=timedelta(hours=2), crl_validity=timedelta(hours=1)), binding=None
+    )
     assert admitted.lifetime == timedelta(hours=2)
 
 
@@ -150,6 +152,22 @@ def test_near_the_issuer_s_end_the_ca_refuses_rather_than_truncating_to_nothing(
     with pytest.raises(Refused) as refused:
         PROFILE.validity(timedelta(hours=24), now=NOW, issuer_not_after=NOW + timedelta(seconds=left))
     assert refused.value.reason == "ISSUER_EXPIRING"
+
+
+@pytest.mark.parametrize(
+    ("hours", "fits"), [(24, True), (11, True), (10.8, True), (10.7, False), (2.4, False), (25, False)]
+)
+def test_a_crl_lives_as_long_as_an_outage_that_its_leaves_survive_and_no_longer_than_they(
+    hours: float, fits: bool
+) -> None:
+    """D4, D2: a list that covered a tenth of a life would be refused at the start, not found out in the night."""
+    validity = timedelta(hours=hours)
+    if fits:
+        assert Profile(crl_validity=validity).crl_validity == validity
+        return
+    with pytest.raises(Invalid) as refused:
+        Profile(crl_validity=validity)
+    assert refused.value.reason == "CRL_VALIDITY"
 
 
 def test_a_profile_that_cannot_hold_tells_every_mistake() -> None:

@@ -110,7 +110,10 @@ async def test_a_lock_of_a_stranger_is_waited_for_and_then_named(ledger: SqliteL
         stranger.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable) as refused:
             await ledger.intend(intention(1))
+        with pytest.raises(Unavailable) as unready:
+            await ledger.check()
         stranger.execute("ROLLBACK")
+    assert unready.value.reason == "LEDGER_BUSY"
     assert refused.value.reason == "LEDGER_BUSY"
     assert await unknown(ledger, 1)
     await issue(ledger, 1)

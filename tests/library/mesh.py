@@ -97,10 +97,16 @@ async def aio_server(source: Source, *interceptors: Any, credentials: Any = None
 
 
 @contextmanager
-def sync_server(source: Source, *interceptors: Any, credentials: Any = None) -> Iterator[tuple[str, SyncEcho]]:
+def sync_server(
+    source: Source, *interceptors: Any, credentials: Any = None, more: Any = None
+) -> Iterator[tuple[str, SyncEcho]]:
+    """``more`` handles ``/test.Reused/Unary``."""
     echo = SyncEcho()
     server = grpc.server(ThreadPoolExecutor(8), interceptors=interceptors)
     server.add_generic_rpc_handlers((handlers(echo),))
+    if more is not None:
+        own = grpc.method_handlers_generic_handler("test.Reused", {"Unary": grpc.unary_unary_rpc_method_handler(more)})
+        server.add_generic_rpc_handlers((own,))
     port = server.add_secure_port("127.0.0.1:0", credentials or server_credentials(source))
     server.start()
     try:

@@ -41,6 +41,7 @@ class PeerAuthority(AuthorityServicer):
         self.garbage = False
         self.wrong_key = False
         self.wrong_identity = False
+        self.announce_answer = False
         self.lose_answers = 0
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
@@ -133,6 +134,8 @@ class PeerAuthority(AuthorityServicer):
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
         names += [x509.DNSName(n) for n in request.dns_names]
         leaf = self.authority.sign_leaf(key, names, lifetime=self.lifetime)
+        if self.announce_answer:
+            self.announced += ((Leaf.of(leaf).issuer_key_id, leaf.serial_number),)
         answer = authority_pb2.IssuedCredentials(
             chain=[codec.der(leaf), codec.der(self.authority.issuer)], trust=self._trust()
         )

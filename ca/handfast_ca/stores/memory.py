@@ -282,6 +282,9 @@ class MemoryLedger:
             **{state: states.count(state) for state in ("valid", "revoked", "intended")},
         }
 
+    async def check(self) -> None:
+        """It can always be written."""
+
     async def backup(self, path: str) -> None:
         raise Invalid(f"a ledger in memory cannot be copied to {path}", reason="NO_BACKUP", hint="use the SQLite store")
 

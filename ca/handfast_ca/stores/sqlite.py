@@ -152,6 +152,10 @@ class SqliteLedger:
     async def counts(self, *, now: datetime) -> dict[str, int]:
         return await self._read(partial(revocations.counts, now=now))
 
+    async def check(self) -> None:
+        """An empty transaction, which takes the lock for writing and needs no sync."""
+        await self._writer.write(lambda _connection: None)
+
     async def backup(self, path: str) -> None:
         """Raises ``FileExistsError`` when there is something at ``path`` already."""
         await asyncio.get_running_loop().run_in_executor(self._readers, self._copy, path)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, HandfastError, Unavailable
 
-__all__ = ["TROUBLE", "Trouble", "is_busy", "is_full", "translated"]
+__all__ = ["TROUBLE", "Trouble", "disk_full", "is_busy", "is_full", "translated"]
 
 TROUBLE = (SQLAlchemyError, sqlite3.Error)
 """From SQLAlchemy where it opens, begins and commits; from the driver where a step runs."""
@@ -40,7 +40,12 @@ def translated(error: Trouble) -> HandfastError:
             "the ledger is locked by another process", reason="LEDGER_BUSY", hint="end what holds it", retry_after=1.0
         )
     if code == sqlite3.SQLITE_FULL:
-        return Unavailable(f"the ledger cannot grow: {said}", reason="DISK_FULL", hint="make room on the ledger's disk")
+        return disk_full(f"the ledger cannot grow: {said}")
     if code in _DAMAGED:
         return Broken(f"the ledger is damaged: {said}", reason="LEDGER_DAMAGED", hint="`handfast ca restore`")
-    return Unavailable(f"the ledger failed: {said}", reason="LEDGER_FAILED")
+    return Unavailable(f"the ledger failed: {said}", reason="LEDGER_FAILED", retry_after=5.0)
+
+
+def disk_full(message: str) -> Unavailable:
+    """Callers try again after half a minute: a person has to make room first."""
+    return Unavailable(message, reason="DISK_FULL", hint="make room on the ledger's disk", retry_after=30.0)
