@@ -138,11 +138,10 @@ class Driver:
                     case Renew():
                         await self._renew()
 
-    async def renew_now(self) -> None:
-        """Makes the present certificate due, whatever its age, and does what is due. Nothing else than SERVING renews."""
+    def demand_renewal(self) -> None:
+        """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
         if self.plan.state is State.SERVING:
             self.plan = replace(self.plan, renew_at=self._clock.now())
-        await self.tick()
 
     async def hear(self, news: News) -> None:
         """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11)."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import urllib.request
+import http.client
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -59,18 +60,18 @@ class Upstream(Protocol):
         ...
 
 
-async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]:
+async def pinned_roots(pin: TrustPin, address: str) -> tuple[x509.Certificate, ...]:
     """The root that the pin names. Raises ``Unauthenticated`` (``PIN_MISMATCH``) or ``Unavailable``."""
     if pin.file is not None:
         try:
             return load_certificates(pin.file.read_bytes())
         except OSError as error:
             raise Unavailable(f"root {pin.file} cannot be read: {error.strerror}", reason="NO_PIN") from error
-    offered = load_certificates(await asyncio.to_thread(_download, f"{http.rstrip('/')}/bundle.pem"))
+    offered = load_certificates(await asyncio.to_thread(_download, f"{address.rstrip('/')}/bundle.pem"))
     matching = tuple(root for root in offered if root.fingerprint(hashes.SHA256()) == pin.fingerprint)
     if not matching:
         raise Unauthenticated(
-            f"none of the {len(offered)} roots at {http} has the pinned fingerprint",
+            f"none of the {len(offered)} roots at {address} has the pinned fingerprint",
             reason="PIN_MISMATCH",
             hint="compare trust.fingerprint with what `handfast ca init` printed",
         )
@@ -78,14 +79,26 @@ async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]
 
 
 def _download(url: str) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """A plain GET: no proxy, no redirect. What it brings is worth nothing until a pin matches."""
     try:
-        with direct.open(url, timeout=CALL_SECONDS) as answer:
-            return bytes(answer.read(MAX_BUNDLE_BYTES))
-    except OSError as error:
+        address = urlsplit(url)
+        host, port = address.hostname or "", address.port
+    except ValueError as error:
+        raise Invalid(f"{url} is not an http address: {error}", reason="INVALID_CONFIG") from error
+    if not host or address.scheme not in ("http", "https"):
+        raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=CALL_SECONDS)
+    try:
+        connection.request("GET", address.path)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise Unavailable(f"the trust bundle at {url} cannot be fetched: HTTP status {answer.status}")
+        return answer.read(MAX_BUNDLE_BYTES)
+    except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"the trust bundle at {url} cannot be fetched: {error}") from error
+    finally:
+        connection.close()
 
 
 class GrpcUpstream:

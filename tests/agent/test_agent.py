@@ -411,9 +411,11 @@ async def test_a_socket_directory_that_others_can_enter_is_refused(agent: Agent,
 
 async def test_it_renews_at_once_when_it_is_told_to(agent: Agent, peer: PeerAuthority) -> None:
     """SIGUSR1; before there is a certificate it only looks, and enrols."""
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     first = agent.source.current()
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     second = agent.source.current()
     assert second.leaf.serial != first.leaf.serial
     assert second.leaf.spiffe_id == first.leaf.spiffe_id
