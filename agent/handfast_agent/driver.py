@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from handfast.clock import Clock
@@ -46,7 +46,7 @@ class Record:
     last_reason: str = ""
     connected: bool = False
     unwritten: str = ""
-    alarms: dict[str, int] | None = None
+    alarms: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Driver:
         self.wanted = wanted
         self.plan = Plan()
         self.trust = Trust()
-        self.record = Record(alarms={})
+        self.record = Record()
         self.generation = 0
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
@@ -293,7 +293,6 @@ class Driver:
         _log.error("refused: %s (%s)", error.message, error.reason)
 
     def _count(self, reason: str) -> None:
-        assert self.record.alarms is not None
         self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
 
     def _not_after(self) -> str:

@@ -56,6 +56,10 @@ class Agent:
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())
 
+    def failures(self) -> dict[str, int]:
+        """How often each reason was given since the start. Safe to call from another thread."""
+        return dict(self.driver.record.alarms)
+
     async def _run_hooks(self) -> None:
         await run_hooks(self.config.hooks, self.config.directory)
 
@@ -80,6 +84,14 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    schedule = Schedule({"rotation": agent.driver.tick, "poll": agent.poll}, agent.clock)
+
+    def renew_at_once() -> None:
+        agent.driver.demand_renewal()
+        schedule.run_now("rotation")
+
+    loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
+    loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
     async with contextlib.AsyncExitStack() as stack:
         await agent.driver.start()
         if config.socket is not None:
@@ -89,16 +101,7 @@ async def run(config: Config) -> None:
         if config.health is not None:
             from handfast_agent.health import serve_health
 
-            counts = agent.driver.record.alarms or {}
-            stack.enter_context(serve_health(*config.health, agent.look, lambda: dict(counts)))
-        schedule = Schedule({"rotation": agent.driver.tick, "poll": agent.poll}, agent.clock)
-
-        def renew_at_once() -> None:
-            agent.driver.demand_renewal()
-            schedule.run_now("rotation")
-
-        loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
-        loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
+            stack.enter_context(serve_health(*config.health, agent.look, agent.failures))
         watching = watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)
         tasks = [asyncio.create_task(schedule.run()), asyncio.create_task(watching)]
         await _until(ended, tasks)

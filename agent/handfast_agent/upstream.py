@@ -28,7 +28,7 @@ from handfast_agent.config import CaAddress, TrustPin
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 
-__all__ = ["GrpcUpstream", "Upstream", "pinned_roots"]
+__all__ = ["GrpcUpstream", "Upstream", "pinned_roots", "read_answer", "read_news"]
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class GrpcUpstream:
         )
         request = authority_pb2.EnrolRequest(join_token=token, csr=csr, spiffe_id=str(spiffe_id))
         async with self._stub(peer) as stub:
-            answer = _answer(await stub.Enrol(request, timeout=CALL_SECONDS))
+            answer = read_answer(await stub.Enrol(request, timeout=CALL_SECONDS))
         bundle = answer.news.bundle
         if bundle is None or not set(peer.roots) & set(bundle.roots):
             raise Unauthenticated(
@@ -127,16 +127,16 @@ class GrpcUpstream:
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
         async with self._stub(self._peer(present)) as stub:
-            return _answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
+            return read_answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
 
     async def get_trust(self, present: Credentials) -> News:
         async with self._stub(self._peer(present)) as stub:
-            return _read(_news, await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
+            return read_news(await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
 
     async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
             async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
-                yield _read(_news, update)
+                yield read_news(update)
 
     def _peer(self, present: Credentials) -> Peer:
         return Peer(self._ca.address, self._server, present.bundle.roots, present.revocations, present)
@@ -150,8 +150,14 @@ class GrpcUpstream:
                 raise opened.failure or codec.from_rpc_error(error) from error
 
 
-def _answer(issued: authority_pb2.IssuedCredentials) -> Answer:
+def read_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
+    """Raises ``Unavailable`` (``ANSWER_MALFORMED``)."""
     return _read(_parse_answer, issued)
+
+
+def read_news(update: trust_pb2.TrustUpdate) -> News:
+    """Raises ``Unavailable`` (``ANSWER_MALFORMED``)."""
+    return _read(_parse_news, update)
 
 
 def _parse_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
@@ -160,10 +166,10 @@ def _parse_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
         window = RenewalWindow(
             codec.time_from_wire(issued.renewal.not_before), codec.time_from_wire(issued.renewal.not_after)
         )
-    return Answer(codec.certificates_from_wire(issued.chain), _news(issued.trust), window)
+    return Answer(codec.certificates_from_wire(issued.chain), _parse_news(issued.trust), window)
 
 
-def _news(update: trust_pb2.TrustUpdate) -> News:
+def _parse_news(update: trust_pb2.TrustUpdate) -> News:
     return News(
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),

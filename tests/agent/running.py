@@ -46,6 +46,24 @@ def configuration(tmp_path: Path, peer: PeerAuthority, **changes: object) -> Pat
     return file
 
 
+def pair_in(directory: Path) -> Leaf | None:
+    """The certificate of the present generation, held against its key; None when there is neither."""
+    try:
+        inside = os.open(directory / "..data", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        files = Path(f"/proc/self/fd/{inside}")
+        assert (files / "tls.key").exists() == (files / "tls.crt").exists(), "half of a pair"
+        if not (files / "tls.key").exists():
+            return None
+        leaf = Leaf.of(load_certificates((files / "tls.crt").read_bytes())[0])
+        assert matches(load_private_key((files / "tls.key").read_bytes()), leaf.certificate.public_key())
+        return leaf
+    finally:
+        os.close(inside)
+
+
 @dataclass
 class RunningAgent:
     """The process of one configuration. Its files are under ``out``, its log in ``agent.log``, beside it."""
@@ -79,22 +97,7 @@ class RunningAgent:
         return self.process.pid
 
     def leaf(self) -> Leaf | None:
-        """The certificate of the present generation, held against its key; None when there is none."""
-        present = self.directory / "..data"
-        try:
-            inside = os.open(present, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return None
-        try:
-            files = Path(f"/proc/self/fd/{inside}")
-            if not (files / "tls.key").exists():
-                assert not (files / "tls.crt").exists(), "a certificate without its key"
-                return None
-            leaf = Leaf.of(load_certificates((files / "tls.crt").read_bytes())[0])
-            assert matches(load_private_key((files / "tls.key").read_bytes()), leaf.certificate.public_key())
-            return leaf
-        finally:
-            os.close(inside)
+        return pair_in(self.directory)
 
     def remembered(self) -> dict[str, Any]:
         """The state that outlives the process; empty before the first."""
