@@ -130,13 +130,20 @@ class Driver:
                         _log.error("the certificate expired at %s: withdrawn", self._not_after())
                         await self._move(Event.EXPIRED)
                     case Restore():
-                        _log.warning("the clock says that the certificate is valid again: restored")
-                        await self._move(Event.RESTORED)
+                        await self._restore()
                     case Enrol():
                         assert token is not None
                         await self._enrol(token)
                     case Renew():
                         await self._renew()
+
+    async def _restore(self) -> None:
+        """The certificate is valid again; trust that was withdrawn meanwhile stays withdrawn (threat D12)."""
+        _log.warning("the clock says that the certificate is valid again: restored")
+        self.plan = self.plan.moved(Event.RESTORED)
+        if self.trust.distrusts_everything():
+            self.plan = self.plan.moved(Event.TRUST_WITHDRAWN)
+        await self._publish()
 
     def demand_renewal(self) -> None:
         """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
@@ -167,8 +174,16 @@ class Driver:
         except HandfastError as error:
             if _is_final(error):
                 _log.error("the CA refuses the join token for good: %s", error.message)
-                self._remember(replace(self._remembered, used_token=token_digest(token)))
+                self._forget_token(token)
             self._fail(error)
+
+    def _forget_token(self, token: str) -> None:
+        """Never sends it again. What a full disk does not take is written when the files are."""
+        try:
+            self._remember(replace(self._remembered, used_token=token_digest(token)))
+        except HandfastError as error:
+            self.record.unwritten = error.message
+            self._alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -210,6 +225,10 @@ class Driver:
         validity = credentials.leaf.validity
         renew_at = moment_to_renew(validity, answer.suggested, self._draw())
         self.plan = self.plan.certified(event, validity, renew_at)
+        if renew_at <= now:
+            self.plan = self.plan.due_on_arrival(self._clock.monotonic())
+            self._count("CLOCK_AHEAD")
+            _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())

@@ -324,6 +324,39 @@ async def test_an_empty_bundle_withdraws_all_trust(agent: Agent, peer: PeerAutho
     assert (agent.config.directory / "ca.crt").read_bytes() == b""
 
 
+async def test_a_clock_that_is_put_right_brings_no_trust_back_that_was_withdrawn(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D12, J8."""
+    await agent.driver.tick()
+    peer.bundle = TrustBundle(peer.authority.trust_domain, (), (), 99)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    clock.step(timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.EXPIRED
+    clock.step(-timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.UNTRUSTING
+    assert agent.source.peek() is None
+
+
+async def test_under_a_clock_that_is_ahead_by_most_of_a_lifetime_it_renews_with_a_pause(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """J8: each certificate is due when it arrives, and the CA is not asked without end."""
+    clock.step(timedelta(minutes=45))
+    peer.authority.clock = ManualClock(clock.now() - timedelta(minutes=45))
+    await agent.driver.tick()
+    assert agent.look().ready
+    for _ in range(20):
+        await agent.driver.tick()
+    assert peer.renewals == []
+    assert agent.driver.record.alarms["CLOCK_AHEAD"] == 1
+    clock.advance(timedelta(minutes=4))
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+
+
 async def test_its_own_revocation_withdraws_and_stops_renewing(
     agent: Agent, peer: PeerAuthority, clock: ManualClock
 ) -> None:
