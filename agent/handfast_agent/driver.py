@@ -53,7 +53,7 @@ class Record:
 class _Request:
     """A request that may have reached the CA: repeated as it is until there is an answer."""
 
-    credential: bytes
+    credential: bytes = field(repr=False)  # a join token is one
     key: PrivateKey
     csr: bytes
 
