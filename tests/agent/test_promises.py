@@ -23,11 +23,13 @@ import click
 import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.certificates import fingerprint, parse_fingerprint, pem_chain
 from handfast.errors import Invalid
 from handfast.identity import SpiffeId
 from handfast.keys import matches
+from handfast.sources.static import StaticSource
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire import codec
 from handfast.wire.v1 import workload_pb2
@@ -36,15 +38,19 @@ from handfast_agent.acceptance import Wanted
 from handfast_agent.cli.group import agent as agent_command
 from handfast_agent.config import CaAddress, Config, HookConfig, TrustPin, parse
 from handfast_agent.delivery import serve_socket
+from handfast_agent.driver import Driver
 from handfast_agent.health import serve_health
 from handfast_agent.lifecycle import State
 from handfast_agent.log import log_to_stderr
+from handfast_agent.memory import Memory, Outputs
+from handfast_agent.proofs.join_token import JoinToken
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
 from handfast_agent.watch import poll_once
 from tests.agent.running import RunningAgent, configuration, pair_in
 from tests.agent.test_process import fetch, handfast
 from tests.peers.authority import TOKEN, PeerAuthority, running
+from tests.peers.direct import DirectUpstream
 
 HEADER = (("workload.spiffe.io", "true"),)
 
@@ -338,12 +344,23 @@ async def test_a_fault_with_the_key_in_its_locals_shows_neither_key_nor_token(
     async def breaks() -> None:
         raise ZeroDivisionError("ours")
 
-    agent = Agent(config, clock)
-    agent.driver._on_files = breaks
-    await agent.driver.start()
+    source = StaticSource()
+    driver = Driver(
+        config.wanted,
+        upstream=DirectUpstream(peer),
+        outputs=Outputs(Directory(config.directory), config.trust_domain),
+        memory=Memory(config.state),
+        proof=JoinToken(config.token_file),
+        source=source,
+        clock=clock,
+        draw=lambda: 0.5,
+        on_files=breaks,
+    )
+    await driver.start()
     with pytest.raises(ZeroDivisionError) as fault:
-        await agent.driver.tick()
-    key = agent.source.current().key
+        await driver.tick()
+    key = source.current().key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     scalar = f"{key.private_numbers().private_value:x}"
     root = logging.getLogger()
     before = root.handlers[:], root.level
