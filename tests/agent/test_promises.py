@@ -9,10 +9,8 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,19 +23,14 @@ import grpc.aio
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from handfast.certificates import fingerprint, parse_fingerprint, pem_chain
+from handfast.certificates import pem_chain
 from handfast.errors import Invalid
-from handfast.identity import SpiffeId
-from handfast.keys import matches
 from handfast.sources.static import StaticSource
 from handfast.testing import ManualClock, TestAuthority
-from handfast.wire import codec
 from handfast.wire.v1 import workload_pb2
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
-from handfast_agent.acceptance import Wanted
 from handfast_agent.cli.group import agent as agent_command
-from handfast_agent.config import CaAddress, Config, HookConfig, TrustPin, parse
-from handfast_agent.delivery import serve_socket
+from handfast_agent.config import Config, HookConfig, TrustPin, parse
 from handfast_agent.driver import Driver
 from handfast_agent.health import serve_health
 from handfast_agent.lifecycle import State
@@ -47,46 +40,13 @@ from handfast_agent.proofs.join_token import JoinToken
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
 from handfast_agent.watch import poll_once
+from tests.agent.conftest import enrolled
 from tests.agent.running import RunningAgent, configuration, pair_in
 from tests.agent.test_process import fetch, handfast
 from tests.peers.authority import TOKEN, PeerAuthority, running
 from tests.peers.direct import DirectUpstream
 
 HEADER = (("workload.spiffe.io", "true"),)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def peer(clock: ManualClock) -> AsyncIterator[PeerAuthority]:
-    async with running(PeerAuthority(TestAuthority(clock=clock))) as up:
-        yield up
-
-
-@pytest.fixture
-def config(tmp_path: Path, peer: PeerAuthority) -> Config:
-    (tmp_path / "token").write_text(TOKEN)
-    return Config(
-        ca=CaAddress(
-            f"127.0.0.1:{peer.mtls_port}", f"127.0.0.1:{peer.enrol_port}", f"http://127.0.0.1:{peer.http_port}"
-        ),
-        trust_domain=peer.authority.trust_domain,
-        pin=TrustPin(parse_fingerprint(fingerprint(peer.authority.root))),
-        wanted=Wanted(SpiffeId.parse("spiffe://test.example/web")),
-        directory=tmp_path / "out",
-        state=tmp_path / "state",
-        token_file=tmp_path / "token",
-    )
-
-
-async def enrolled(config: Config, clock: ManualClock) -> Agent:
-    agent = Agent(config, clock)
-    await agent.driver.start()
-    await agent.driver.tick()
-    return agent
 
 
 def test_no_option_of_the_command_takes_a_token() -> None:
@@ -178,59 +138,6 @@ async def test_hooks_run_after_every_change_of_the_files_and_not_without_one(
     agent.driver.demand_renewal()
     await agent.driver.tick()
     assert len(told.read_text()) == before + 2
-
-
-async def test_the_socket_gives_key_chain_bundle_and_revocations_of_one_moment(
-    config: Config, peer: PeerAuthority, clock: ManualClock, tmp_path: Path
-) -> None:
-    agent = await enrolled(config, clock)
-    path = tmp_path / "private" / "s"
-    async with (
-        serve_socket(path, agent.source, lambda: agent.driver.generation, agent.look),
-        grpc.aio.insecure_channel(f"unix:{path}") as channel,
-    ):
-        assert path.parent.stat().st_mode & 0o777 == 0o700
-        stream = WorkloadStub(channel).WatchCredentials(workload_pb2.WatchCredentialsRequest(), metadata=HEADER)
-        for _ in range(3):
-            snapshot = codec.snapshot_from_wire(await stream.read(), now=clock.now())
-            assert snapshot is not None
-            assert matches(snapshot.key, snapshot.leaf.certificate.public_key())
-            assert snapshot.leaf == agent.source.current().leaf
-            assert snapshot.revocations.lists.keys() == agent.driver.trust.revocations.lists.keys()
-            agent.driver.demand_renewal()
-            await agent.driver.tick()
-        stream.cancel()
-
-
-async def test_ten_thousand_connections_leave_no_descriptor_behind(
-    config: Config, clock: ManualClock, tmp_path: Path
-) -> None:
-    """Threat E10."""
-    agent = await enrolled(config, clock)
-    path = tmp_path / "private" / "s"
-    async with serve_socket(path, agent.source, lambda: agent.driver.generation, agent.look):
-        await connect(path, 200)
-        before = await settled_descriptors(most=10_000)
-        await connect(path, 10_000)
-        assert await settled_descriptors(most=before + 5) <= before + 5
-
-
-async def connect(path: Path, times: int) -> None:
-    for number in range(times):
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(os.fspath(path))
-        if number % 50 == 0:
-            await asyncio.sleep(0)
-
-
-async def settled_descriptors(most: int) -> int:
-    """Open descriptors of this process, which gRPC closes a moment after their peers have gone."""
-    last = -1
-    async with asyncio.timeout(30):
-        while (now := len(os.listdir("/proc/self/fd"))) != last or now > most:
-            last = now
-            await asyncio.sleep(0.2)
-    return now
 
 
 async def test_ready_is_only_said_while_every_output_is_valid_and_fresh(
