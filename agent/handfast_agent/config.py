@@ -13,6 +13,7 @@ import yaml
 from handfast.certificates import Usage, parse_fingerprint
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
+from handfast.lifetime import parse_duration
 from handfast_agent.acceptance import Wanted
 from handfast_agent.storage import Ownership
 
@@ -121,6 +122,7 @@ class _Reader:
     def config(self, document: object) -> Config:
         top = self._mapping("", document, required={"ca", "trust_domain", "trust", "identity", "directory"}, optional={
             "join_token", "socket", "state", "health", "hooks", "dns_names", "ip_addresses", "usages", "files",
+            "max_lifetime",
         })  # fmt: skip
         domain = self._value("trust_domain", top.get("trust_domain"), TrustDomain) or TrustDomain("invalid")
         identity = self._value("identity", top.get("identity"), SpiffeId.parse) or SpiffeId(domain, "/invalid")
@@ -132,7 +134,12 @@ class _Reader:
             ca=self._ca(top.get("ca")),
             trust_domain=domain,
             pin=self._pin(top.get("trust")),
-            wanted=Wanted(identity, *self._names(top), self._usages(top.get("usages"))),
+            wanted=Wanted(
+                identity,
+                *self._names(top),
+                self._usages(top.get("usages")),
+                self._value("max_lifetime", top.get("max_lifetime"), parse_duration),
+            ),
             directory=directory,
             state=self._path("state", top.get("state")) or directory.parent / f"{directory.name}.state",
             token_file=token_file,

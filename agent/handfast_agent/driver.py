@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from handfast.clock import Clock
@@ -46,14 +46,14 @@ class Record:
     last_reason: str = ""
     connected: bool = False
     unwritten: str = ""
-    alarms: dict[str, int] | None = None
+    alarms: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     """A request that may have reached the CA: repeated as it is until there is an answer."""
 
-    credential: bytes
+    credential: bytes = field(repr=False)  # a join token is one
     key: PrivateKey
     csr: bytes
 
@@ -77,7 +77,7 @@ class Driver:
         self.wanted = wanted
         self.plan = Plan()
         self.trust = Trust()
-        self.record = Record(alarms={})
+        self.record = Record()
         self.generation = 0
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
@@ -130,19 +130,25 @@ class Driver:
                         _log.error("the certificate expired at %s: withdrawn", self._not_after())
                         await self._move(Event.EXPIRED)
                     case Restore():
-                        _log.warning("the clock says that the certificate is valid again: restored")
-                        await self._move(Event.RESTORED)
+                        await self._restore()
                     case Enrol():
                         assert token is not None
                         await self._enrol(token)
                     case Renew():
                         await self._renew()
 
-    async def renew_now(self) -> None:
-        """Makes the present certificate due, whatever its age, and does what is due. Nothing else than SERVING renews."""
+    async def _restore(self) -> None:
+        """The certificate is valid again; trust that was withdrawn meanwhile stays withdrawn (threat D12)."""
+        _log.warning("the clock says that the certificate is valid again: restored")
+        self.plan = self.plan.moved(Event.RESTORED)
+        if self.trust.distrusts_everything():
+            self.plan = self.plan.moved(Event.TRUST_WITHDRAWN)
+        await self._publish()
+
+    def demand_renewal(self) -> None:
+        """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
         if self.plan.state is State.SERVING:
             self.plan = replace(self.plan, renew_at=self._clock.now())
-        await self.tick()
 
     async def hear(self, news: News) -> None:
         """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11)."""
@@ -168,8 +174,16 @@ class Driver:
         except HandfastError as error:
             if _is_final(error):
                 _log.error("the CA refuses the join token for good: %s", error.message)
-                self._remember(replace(self._remembered, used_token=token_digest(token)))
+                self._forget_token(token)
             self._fail(error)
+
+    def _forget_token(self, token: str) -> None:
+        """Never sends it again. What a full disk does not take is written when the files are."""
+        try:
+            self._remember(replace(self._remembered, used_token=token_digest(token)))
+        except HandfastError as error:
+            self.record.unwritten = error.message
+            self._alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -211,6 +225,10 @@ class Driver:
         validity = credentials.leaf.validity
         renew_at = moment_to_renew(validity, answer.suggested, self._draw())
         self.plan = self.plan.certified(event, validity, renew_at)
+        if renew_at <= now:
+            self.plan = self.plan.due_on_arrival(self._clock.monotonic())
+            self._count("CLOCK_AHEAD")
+            _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())
@@ -294,7 +312,6 @@ class Driver:
         _log.error("refused: %s (%s)", error.message, error.reason)
 
     def _count(self, reason: str) -> None:
-        assert self.record.alarms is not None
         self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
 
     def _not_after(self) -> str:

@@ -55,6 +55,13 @@ class Plan:
         wait = backoff.delay(failures, self.lifetime, draw, retry_after)
         return replace(self, failures=failures, retry_at=monotonic + wait)
 
+    def due_on_arrival(self, monotonic: float) -> Plan:
+        """For a certificate whose moment to renew is past already, as under a clock that is ahead of the CA's.
+
+        Without a pause the next one would be asked for at once, and the next.
+        """
+        return replace(self, retry_at=monotonic + backoff.longest(self.lifetime))
+
     @property
     def lifetime(self) -> timedelta:
         return self.validity.duration if self.validity else ASSUMED_LIFETIME

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import urllib.request
+import http.client
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -27,7 +28,7 @@ from handfast_agent.config import CaAddress, TrustPin
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 
-__all__ = ["GrpcUpstream", "Upstream", "pinned_roots"]
+__all__ = ["GrpcUpstream", "Upstream", "pinned_roots", "read_answer", "read_news"]
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -59,18 +60,18 @@ class Upstream(Protocol):
         ...
 
 
-async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]:
+async def pinned_roots(pin: TrustPin, address: str) -> tuple[x509.Certificate, ...]:
     """The root that the pin names. Raises ``Unauthenticated`` (``PIN_MISMATCH``) or ``Unavailable``."""
     if pin.file is not None:
         try:
             return load_certificates(pin.file.read_bytes())
         except OSError as error:
             raise Unavailable(f"root {pin.file} cannot be read: {error.strerror}", reason="NO_PIN") from error
-    offered = load_certificates(await asyncio.to_thread(_download, f"{http.rstrip('/')}/bundle.pem"))
+    offered = load_certificates(await asyncio.to_thread(_download, f"{address.rstrip('/')}/bundle.pem"))
     matching = tuple(root for root in offered if root.fingerprint(hashes.SHA256()) == pin.fingerprint)
     if not matching:
         raise Unauthenticated(
-            f"none of the {len(offered)} roots at {http} has the pinned fingerprint",
+            f"none of the {len(offered)} roots at {address} has the pinned fingerprint",
             reason="PIN_MISMATCH",
             hint="compare trust.fingerprint with what `handfast ca init` printed",
         )
@@ -78,14 +79,26 @@ async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]
 
 
 def _download(url: str) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """A plain GET: no proxy, no redirect. What it brings is worth nothing until a pin matches."""
     try:
-        with direct.open(url, timeout=CALL_SECONDS) as answer:
-            return bytes(answer.read(MAX_BUNDLE_BYTES))
-    except OSError as error:
+        address = urlsplit(url)
+        host, port = address.hostname or "", address.port
+    except ValueError as error:
+        raise Invalid(f"{url} is not an http address: {error}", reason="INVALID_CONFIG") from error
+    if not host or address.scheme not in ("http", "https"):
+        raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=CALL_SECONDS)
+    try:
+        connection.request("GET", address.path)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise Unavailable(f"the trust bundle at {url} cannot be fetched: HTTP status {answer.status}")
+        return answer.read(MAX_BUNDLE_BYTES)
+    except (OSError, http.client.HTTPException) as error:
         raise Unavailable(f"the trust bundle at {url} cannot be fetched: {error}") from error
+    finally:
+        connection.close()
 
 
 class GrpcUpstream:
@@ -104,7 +117,7 @@ class GrpcUpstream:
         )
         request = authority_pb2.EnrolRequest(join_token=token, csr=csr, spiffe_id=str(spiffe_id))
         async with self._stub(peer) as stub:
-            answer = _answer(await stub.Enrol(request, timeout=CALL_SECONDS))
+            answer = read_answer(await stub.Enrol(request, timeout=CALL_SECONDS))
         bundle = answer.news.bundle
         if bundle is None or not set(peer.roots) & set(bundle.roots):
             raise Unauthenticated(
@@ -114,16 +127,16 @@ class GrpcUpstream:
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
         async with self._stub(self._peer(present)) as stub:
-            return _answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
+            return read_answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
 
     async def get_trust(self, present: Credentials) -> News:
         async with self._stub(self._peer(present)) as stub:
-            return _read(_news, await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
+            return read_news(await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
 
     async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
             async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
-                yield _read(_news, update)
+                yield read_news(update)
 
     def _peer(self, present: Credentials) -> Peer:
         return Peer(self._ca.address, self._server, present.bundle.roots, present.revocations, present)
@@ -137,8 +150,14 @@ class GrpcUpstream:
                 raise opened.failure or codec.from_rpc_error(error) from error
 
 
-def _answer(issued: authority_pb2.IssuedCredentials) -> Answer:
+def read_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
+    """Raises ``Unavailable`` (``ANSWER_MALFORMED``)."""
     return _read(_parse_answer, issued)
+
+
+def read_news(update: trust_pb2.TrustUpdate) -> News:
+    """Raises ``Unavailable`` (``ANSWER_MALFORMED``)."""
+    return _read(_parse_news, update)
 
 
 def _parse_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
@@ -147,10 +166,10 @@ def _parse_answer(issued: authority_pb2.IssuedCredentials) -> Answer:
         window = RenewalWindow(
             codec.time_from_wire(issued.renewal.not_before), codec.time_from_wire(issued.renewal.not_after)
         )
-    return Answer(codec.certificates_from_wire(issued.chain), _news(issued.trust), window)
+    return Answer(codec.certificates_from_wire(issued.chain), _parse_news(issued.trust), window)
 
 
-def _news(update: trust_pb2.TrustUpdate) -> News:
+def _parse_news(update: trust_pb2.TrustUpdate) -> News:
     return News(
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),

@@ -324,6 +324,39 @@ async def test_an_empty_bundle_withdraws_all_trust(agent: Agent, peer: PeerAutho
     assert (agent.config.directory / "ca.crt").read_bytes() == b""
 
 
+async def test_a_clock_that_is_put_right_brings_no_trust_back_that_was_withdrawn(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D12, J8."""
+    await agent.driver.tick()
+    peer.bundle = TrustBundle(peer.authority.trust_domain, (), (), 99)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    clock.step(timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.EXPIRED
+    clock.step(-timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.UNTRUSTING
+    assert agent.source.peek() is None
+
+
+async def test_under_a_clock_that_is_ahead_by_most_of_a_lifetime_it_renews_with_a_pause(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """J8: each certificate is due when it arrives, and the CA is not asked without end."""
+    clock.step(timedelta(minutes=45))
+    peer.authority.clock = ManualClock(clock.now() - timedelta(minutes=45))
+    await agent.driver.tick()
+    assert agent.look().ready
+    for _ in range(20):
+        await agent.driver.tick()
+    assert peer.renewals == []
+    assert agent.driver.record.alarms["CLOCK_AHEAD"] == 1
+    clock.advance(timedelta(minutes=4))
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+
+
 async def test_its_own_revocation_withdraws_and_stops_renewing(
     agent: Agent, peer: PeerAuthority, clock: ManualClock
 ) -> None:
@@ -411,9 +444,11 @@ async def test_a_socket_directory_that_others_can_enter_is_refused(agent: Agent,
 
 async def test_it_renews_at_once_when_it_is_told_to(agent: Agent, peer: PeerAuthority) -> None:
     """SIGUSR1; before there is a certificate it only looks, and enrols."""
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     first = agent.source.current()
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     second = agent.source.current()
     assert second.leaf.serial != first.leaf.serial
     assert second.leaf.spiffe_id == first.leaf.spiffe_id
@@ -444,7 +479,8 @@ async def test_a_renewal_that_the_ca_refuses_as_revoked_withdraws_at_once(
     present = agent.driver.present
     assert present is not None
     peer.authority.revoke(present)
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     assert agent.driver.plan.state is State.REVOKED
     assert agent.source.peek() is None
     await agent.driver.tick()
@@ -461,7 +497,8 @@ async def test_an_answer_with_an_old_list_is_taken_and_the_list_is_not(
     await agent.driver.tick()
     newest = dict(agent.driver.trust.revocations.lists)
     peer.old_list = old
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     assert len(peer.renewals) == 1
     assert agent.driver.record.alarms == {"CRL_ROLLBACK": 1}
     assert dict(agent.driver.trust.revocations.lists) == newest
@@ -476,7 +513,8 @@ async def test_an_answer_with_a_certificate_that_is_revoked_already_is_not_used(
     before = agent.driver.present
     assert before is not None
     peer.announce_answer = True
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     assert agent.driver.present is not None
     assert agent.driver.present.leaf == before.leaf
     assert agent.driver.record.last_reason == "ANSWER_MISMATCH"

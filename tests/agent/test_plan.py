@@ -70,6 +70,14 @@ def test_a_clock_that_was_wrong_and_is_right_again_brings_the_certificate_back()
     assert next_step(plan, START + timedelta(minutes=1), 2.0, has_proof=False) == Restore()
 
 
+def test_a_certificate_that_is_due_when_it_arrives_is_not_renewed_at_once() -> None:
+    """J8: a clock that is ahead by most of a lifetime would ask without a pause."""
+    late = START + timedelta(minutes=50)
+    plan = serving().due_on_arrival(100.0)
+    assert next_step(plan, late, 101.0, has_proof=False) == Wait(LONGEST_WAIT)
+    assert next_step(plan, late, 100.0 + backoff.longest(HOUR.duration), has_proof=False) == Renew()
+
+
 def test_without_a_proof_an_agent_waits_and_does_not_ask() -> None:
     assert next_step(Plan(), START, 0.0, has_proof=False) == Wait(LONGEST_WAIT)
 

@@ -42,6 +42,7 @@ class PeerAuthority(AuthorityServicer):
         self.wrong_key = False
         self.wrong_identity = False
         self.announce_answer = False
+        self.stranger: TestAuthority | None = None
         self.lose_answers = 0
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
@@ -55,26 +56,34 @@ class PeerAuthority(AuthorityServicer):
         self.mtls_port = self.enrol_port = self.http_port = 0
 
     async def Enrol(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
-        self.enrolments.append(request.join_token)
         try:
-            return self._issue(request.join_token.encode(), request.csr, self._redeem(request))
+            return self.enrol(request.join_token, request.csr)
         except HandfastError as error:
             await codec.abort(context, error)
             raise
 
     async def Renew(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
         leaf = Leaf.parse_pem(context.auth_context()["x509_pem_cert"][0])
-        self.renewals.append(leaf.serial)
         try:
-            if self.authority.revocations.revoked(leaf.issuer_key_id, leaf.serial):
-                raise Unauthenticated("the certificate is revoked", reason="REVOKED")
-            return self._issue(leaf.der, request.csr, str(leaf.spiffe_id))
+            return self.renew(leaf, request.csr)
         except HandfastError as error:
             await codec.abort(context, error)
             raise
 
+    def enrol(self, token: str, csr: bytes) -> authority_pb2.IssuedCredentials:
+        """As a first certificate is asked for. Raises a ``HandfastError``."""
+        self.enrolments.append(token)
+        return self._issue(token.encode(), csr, self._redeem(token, csr))
+
+    def renew(self, leaf: Leaf, csr: bytes) -> authority_pb2.IssuedCredentials:
+        """As the next one is asked for over mutual TLS. Raises a ``HandfastError``."""
+        self.renewals.append(leaf.serial)
+        if self.authority.revocations.revoked(leaf.issuer_key_id, leaf.serial):
+            raise Unauthenticated("the certificate is revoked", reason="REVOKED")
+        return self._issue(leaf.der, csr, str(leaf.spiffe_id))
+
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
-        return self._trust()
+        return self.trust()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()
@@ -84,7 +93,7 @@ class PeerAuthority(AuthorityServicer):
         try:
             while True:
                 news.clear()
-                yield self._trust()
+                yield self.trust()
                 await news.wait()
                 if self._hang_ups != hung_up:
                     return
@@ -105,10 +114,10 @@ class PeerAuthority(AuthorityServicer):
     def watchers(self) -> int:
         return len(self._watchers)
 
-    def _redeem(self, request: Any) -> str:
-        if request.csr in self._answered:
+    def _redeem(self, token: str, csr: bytes) -> str:
+        if csr in self._answered:
             return ""
-        identity = self.tokens.pop(request.join_token, None)
+        identity = self.tokens.pop(token, None)
         if identity is None:
             raise Refused("the join token was used", reason="TOKEN_SPENT")
         return identity
@@ -133,18 +142,17 @@ class PeerAuthority(AuthorityServicer):
         key = generate().public_key() if self.wrong_key else request.public_key
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
         names += [x509.DNSName(n) for n in request.dns_names]
-        leaf = self.authority.sign_leaf(key, names, lifetime=self.lifetime)
+        signer = self.stranger or self.authority
+        leaf = signer.sign_leaf(key, names, lifetime=self.lifetime)
         if self.announce_answer:
             self.announced += ((Leaf.of(leaf).issuer_key_id, leaf.serial_number),)
-        answer = authority_pb2.IssuedCredentials(
-            chain=[codec.der(leaf), codec.der(self.authority.issuer)], trust=self._trust()
-        )
+        answer = authority_pb2.IssuedCredentials(chain=[codec.der(leaf), codec.der(signer.issuer)], trust=self.trust())
         if self.window is not None:
             answer.renewal.not_before.CopyFrom(codec.time_to_wire(self.window[0]))
             answer.renewal.not_after.CopyFrom(codec.time_to_wire(self.window[1]))
         return answer
 
-    def _trust(self) -> trust_pb2.TrustUpdate:
+    def trust(self) -> trust_pb2.TrustUpdate:
         crls = codec.crls_to_wire(self.authority.revocations)
         if self.old_list is not None:
             crls = [trust_pb2.Crl(der=self.old_list)]
