@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
-from handfast.errors import Broken, Conflict, Refused, Unavailable
+from handfast.errors import Conflict, Refused, Unavailable
 from handfast_ca.stores.schema import SCHEMA_VERSION, metadata
+from handfast_ca.stores.soundness import Soundness
 from handfast_ca.stores.trouble import translated
 
 __all__ = ["check_place", "hold", "open_reader", "open_writer", "prepare"]
@@ -84,20 +85,26 @@ def _engine(path: Path, *, begin: str, connections: int) -> Engine:
     return engine
 
 
-def prepare(engine: Engine, path: Path) -> None:
-    """Refuses what is damaged (threat J3) or newer than this program; makes the tables of an empty file."""
+def prepare(engine: Engine, path: Path) -> Soundness:
+    """Refuses what is damaged (threat J3) or newer than this program; makes the tables of an empty file.
+
+    From then on no transaction begins on ``engine`` when damage was found: ``Broken`` (``LEDGER_DAMAGED``).
+    """
+    soundness = Soundness(path)
     try:
         with engine.begin() as connection:
-            _check_soundness(connection, path)
+            soundness.check(connection)
             _migrate(connection, path)
     except SQLAlchemyError as error:
         raise translated(error) from error
 
+    @event.listens_for(engine, "begin", insert=True)
+    def refuse(_connection: Connection) -> None:
+        if soundness.problem is not None:
+            raise soundness.problem
 
-def _check_soundness(connection: Connection, path: Path) -> None:
-    said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if said != "ok":
-        raise Broken(f"ledger {path} is damaged: {said}", reason="LEDGER_DAMAGED", hint="`handfast ca restore`")
+    soundness.check_beside()
+    return soundness
 
 
 def _migrate(connection: Connection, path: Path) -> None:
