@@ -60,7 +60,7 @@ class Soundness:
             argument = "1" if table is None else f"'{table}'"
             self._judge(connection.exec_driver_sql(f"PRAGMA quick_check({argument})").scalar())
         if not self._known_whole:
-            self._found_whole = True
+            self._know_whole()
             self._checked.set()
 
     def check_beside(self) -> None:
@@ -92,7 +92,7 @@ class Soundness:
         try:
             with closing(self._reading) as connection:
                 self._judge(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-            self._found_whole = True
+            self._know_whole()
         except Broken as error:
             self._refuse_from_now_on(error)
         except sqlite3.Error as error:
@@ -102,6 +102,10 @@ class Soundness:
                 _log.warning("the ledger was not read to its end: %s", error)
         finally:
             self._checked.set()
+
+    def _know_whole(self) -> None:
+        self._found_whole = True
+        _log.info("the ledger was read whole, and nothing is wrong with it")
 
     def _judge(self, said: object) -> None:
         if said != "ok":

@@ -1,0 +1,45 @@
+"""A client process of the start benchmark: so many watches of trust, each over a connection of its own.
+
+It reads one job as a line of JSON on stdin, prints a line when every watch has its first message, and ends at the next line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import grpc.aio
+
+from handfast.wire.v1 import authority_pb2
+from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
+
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+AT_ONCE = 2
+"""Handshakes: all at once would run into the two seconds that the server gives each."""
+
+
+async def main() -> None:
+    job = json.loads(sys.stdin.readline())
+    credentials = grpc.ssl_channel_credentials(*(job[name].encode() for name in ("root", "key", "chain")))
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def watch() -> tuple[Any, Any]:
+        async with turn:
+            channel = grpc.aio.secure_channel(job["target"], credentials, OWN_CONNECTION)
+            stream = AuthorityStub(channel).WatchTrust(authority_pb2.WatchTrustRequest(), wait_for_ready=True)
+            first: Any = await stream.read()
+            assert first.whole
+            return channel, stream
+
+    watches = await asyncio.gather(*(watch() for _ in range(job["watches"])))
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for channel, stream in watches:
+        stream.cancel()
+        await channel.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
