@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -80,6 +79,8 @@ async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]
 def _download(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
+    import urllib.request  # 1 MB, which an agent that has the root as a file need not spend
+
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=CALL_SECONDS) as answer:

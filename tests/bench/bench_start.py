@@ -152,10 +152,10 @@ def agents(ca: RunningServe, directory: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def running_agent(ca: RunningServe, place: Path) -> Any:
+def running_agent(ca: RunningServe, place: Path, *, health: bool = False) -> Any:
     """One that has just written its first certificate, and how it came to it."""
     place.mkdir()
-    file = configured(ca, place)
+    file = configured(ca, place, health)
     with ExitStack() as stack:
         log = stack.enter_context((place / "log").open("wb"))
         begin = time.perf_counter()
@@ -166,7 +166,7 @@ def running_agent(ca: RunningServe, place: Path) -> Any:
         yield process, Start(time.perf_counter() - begin, cpu_seconds(process.pid))
 
 
-def configured(ca: RunningServe, place: Path) -> Path:
+def configured(ca: RunningServe, place: Path, health: bool) -> Path:
     identity = f"spiffe://{TRUST_DOMAIN}/{place.name}"
     ca.handfast("entry", "add", identity).check()
     (place / "token").write_text(ca.handfast("token", "create", identity).check().out)
@@ -182,8 +182,9 @@ def configured(ca: RunningServe, place: Path) -> Path:
         "join_token": {"file": "token"},
         "directory": "out",
         "socket": "run/agent.sock",
-        "health": f"127.0.0.1:{free_ports(1)[0]}",
     }
+    if health:
+        value["health"] = f"127.0.0.1:{free_ports(1)[0]}"
     file = place / "agent.yaml"
     file.write_text(yaml.safe_dump(value))
     return file
@@ -194,12 +195,14 @@ def configured(ca: RunningServe, place: Path) -> Path:
 
 def memory(ca: RunningServe, directory: Path) -> list[dict[str, Any]]:
     wait_checked(ca)
-    with running_agent(ca, directory / "agent") as (agent, _):
-        time.sleep(SETTLE_SECONDS)
-        rows = [
-            in_memory("agent at rest", resident(agent.pid), imported(IMPORTS_OF_AGENT), goal=60),
-            in_memory("CA at rest", rest := resident(ca.pid), imported(IMPORTS_OF_CA)),
-        ]
+    imports = imported(IMPORTS_OF_AGENT)
+    rows = []
+    for name, what in (("agent", "agent at rest"), ("monitored", "agent at rest, with its health port")):
+        with running_agent(ca, directory / name, health=name == "monitored") as (agent, _):
+            time.sleep(SETTLE_SECONDS)
+            rows.append(in_memory(what, resident(agent.pid), imports, goal=60))
+    rest = resident(ca.pid)
+    rows.append(in_memory("CA at rest", rest, imported(IMPORTS_OF_CA)))
     with watched(ca, directory):
         time.sleep(SETTLE_SECONDS)
         many = resident(ca.pid)
