@@ -26,7 +26,7 @@ from .report import report
 
 SERVER = "spiffe://test.example/server"
 ROTATIONS, BLOCKS = 100, 10
-PAUSE, CALM = 0.2, 3.0
+PAUSE, CALM = 0.2, 2.0
 """Seconds between two rotations, and of a block without."""
 CALLERS, STREAMS = 8, 4
 

@@ -12,7 +12,7 @@ import pytest
 
 from handfast.errors import Broken, Conflict, HandfastError, Refused, Unavailable
 from handfast.revocation import Reason
-from handfast_ca.stores.soundness import mark_path
+from handfast_ca.stores.soundness import Soundness, mark_path
 from handfast_ca.stores.sqlite import SqliteLedger
 from tests.ca.ledger_contract import ISSUER, NOW, LedgerContract, intention, issue, unknown
 
@@ -213,3 +213,14 @@ async def test_a_backup_is_a_ledger_and_overwrites_nothing(ledger: SqliteLedger,
     restored = await SqliteLedger.open(copy, reserve=SMALL)
     assert await restored.find(1) == await ledger.find(1)
     await restored.close()
+
+
+async def test_a_file_that_was_not_read_to_its_end_gets_no_mark(path: Path) -> None:
+    """J3: it is read before the next start serves."""
+    await closed_ledger(path)
+    unread = Soundness(path)
+    unread.stop()
+    unread.keep()
+    assert not mark_path(path).exists()
+    flip(path, root_page(path, "certificates"))
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"

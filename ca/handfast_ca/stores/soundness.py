@@ -30,6 +30,7 @@ from handfast_ca.stores.trouble import is_damage
 __all__ = ["Soundness", "mark_path"]
 
 _log = logging.getLogger(__name__)
+INTERRUPT_EVERY = 0.02
 _SMALL = tuple(sorted(set(metadata.tables) - {certificates.name}))
 
 
@@ -75,11 +76,12 @@ class Soundness:
 
     def stop(self) -> None:
         """Gives up what still reads. A file that was not read to its end gets no mark."""
-        if self._reading is not None and not self._checked.is_set():
+        if self._reading is None:
+            return
+        while not self._checked.wait(INTERRUPT_EVERY):  # what is not running yet is not interrupted
             with contextlib.suppress(sqlite3.ProgrammingError):  # it ended between the two
                 self._reading.interrupt()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
 
     def keep(self) -> None:
         """Leaves the mark of a whole file that nobody has open any more. One that cannot be written costs time only."""
