@@ -66,7 +66,7 @@ coverage: $(STAMP) ## Branch coverage of the core, at least 95 %
 	$(BIN)/python -m tests.packaging.branches 95 < .coverage.json
 
 bench: $(STAMP) ## Benchmarks: each prints ratios measured in one run
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 $(DOCS_STAMP): requirements/docs.lock $(STAMP)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/docs.lock
