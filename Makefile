@@ -29,7 +29,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 
 $(STAMP): requirements/dev.lock pyproject.toml ca/pyproject.toml agent/pyproject.toml | $(BIN)/uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . -e ca -e agent
 	touch $(STAMP)
 
@@ -66,7 +66,7 @@ coverage: $(STAMP) ## Branch coverage of the core, at least 95 %
 	$(BIN)/python -m tests.packaging.branches 95 < .coverage.json
 
 bench: $(STAMP) ## Benchmarks: each prints ratios measured in one run
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 $(DOCS_STAMP): requirements/docs.lock $(STAMP)
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/docs.lock

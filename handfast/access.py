@@ -29,9 +29,11 @@ __all__ = [
     "all_of",
     "allow",
     "any_of",
+    "good_until",
     "in_trust_domain",
     "judge",
     "judge_credentials",
+    "not_allowed",
 ]
 
 
@@ -198,6 +200,14 @@ def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, fresh
     return STALE if state is Freshness.STALE else OK
 
 
+def good_until(peer: Leaf, revocations: Revocations, freshness: FreshnessPolicy) -> datetime:
+    """Until when ``OK`` from :func:`judge_credentials` stays so, on these revocations and from notBefore on: before this
+    moment it is never another verdict. Said of a peer whose issuer has a list; ``KeyError`` of any other.
+    """
+    known = revocations.lists[peer.issuer_key_id]
+    return min(peer.validity.not_after, known.next_update, known.this_update + 2 * freshness.refresh)
+
+
 def judge(
     peer: Leaf,
     method: str,
@@ -215,8 +225,13 @@ def judge(
     if peer.spiffe_id.trust_domain != trust_domain:
         return _unauthenticated("FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}")
     if not policy.permits(peer.spiffe_id, method):
-        return Verdict(False, "NOT_ALLOWED", f"{peer.spiffe_id} may not call {method}")
+        return not_allowed(peer.spiffe_id, method)
     return verdict
+
+
+def not_allowed(caller: SpiffeId, method: str) -> Verdict:
+    """A good proof without permission."""
+    return Verdict(False, "NOT_ALLOWED", f"{caller} may not call {method}")
 
 
 def _unauthenticated(reason: str, message: str) -> Verdict:

@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +110,6 @@ def _status(now: Condition) -> workload_pb2.AgentStatus:
         moment = values.pop(name)
         if moment is not None:
             values[name] = codec.time_to_wire(moment)
+    from importlib.metadata import version  # 1.5 MB and 20 ms, which an agent that nobody asks need not spend
+
     return workload_pb2.AgentStatus(**values, version=version("handfast-agent"))

@@ -428,6 +428,7 @@ class Authority:
             crl=self._publisher.latest,
             clock_problem=self.time.problem(),
             crl_problem=self._publisher.problem,
+            ledger_problem=self._ledger.problem(),
             now=self.time.wall(),
         )
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.registration import Entry
@@ -297,6 +298,10 @@ class Ledger(Registrations, CertificateBook, RevocationBook, Marks, Protocol):
 
     async def backup(self, path: str) -> None:
         """One consistent copy while serving."""
+        ...
+
+    def problem(self) -> HandfastError | None:
+        """Why every write is refused from now on (threat J3); None while nothing is known to be wrong."""
         ...
 
     async def close(self) -> None: ...

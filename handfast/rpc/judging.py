@@ -5,7 +5,8 @@
 3. It is neither expired nor revoked, and the revocation lists are worth something.
 4. The policy lets this identity call this method.
 
-Steps 1 and 2 cost once for each leaf and bundle, 3 and 4 on every call.
+Steps 1 and 4 are made on every call. What 2 and 3 found stands for one leaf on one snapshot of the source until the first
+moment at which time alone could change it, and not longer: a new snapshot is judged anew, and so is what is overdue.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from typing import Protocol
 
-from handfast.access import STALE, AccessPolicy, Verdict, judge
+from handfast.access import STALE, AccessPolicy, Verdict, good_until, judge, not_allowed
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, verify_leaf
 from handfast.clock import Clock
-from handfast.credentials import Source
+from handfast.credentials import Credentials, Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 from handfast.revocation import FreshnessPolicy, Revocations
 from handfast.rpc.caller import Caller
@@ -63,6 +65,7 @@ class Judge:
         self._freshness = freshness
         self._open_methods = open_methods
         self._peers = _Peers()
+        self._standing: _Standing | None = None
         self._alarmed: dict[bytes, int] = {}
 
     def admit(self, auth_context: Callable[[], AuthContext], method: str) -> Caller | None:
@@ -92,10 +95,22 @@ class Judge:
                 reason="NO_CERTIFICATE",
                 hint="call it with the credentials of an agent",
             )
-        chain = auth.get("x509_pem_cert_chain") or ()
-        now = self._clock.now()
-        snapshot = self.source.current()
-        leaf = self._peers.read(presented[0], chain[0] if chain else b"", snapshot.bundle, now)
+        chain = auth.get("x509_pem_cert_chain")
+        intermediates = chain[0] if chain else b""
+        now, snapshot = self._clock.now(), self.source.current()
+        standing = self._standing
+        if standing is None or standing.snapshot is not snapshot:
+            standing = self._standing = _Standing(snapshot)
+        good = standing.of(presented[0], intermediates, now)
+        if good is None:
+            return self._judge_anew(presented[0], intermediates, method, now, standing)
+        if not self._policy.permits(good.caller.spiffe_id, method):
+            raise refusal(not_allowed(good.caller.spiffe_id, method))
+        return good.caller
+
+    def _judge_anew(self, pem: bytes, intermediates: bytes, method: str, now: datetime, standing: _Standing) -> Caller:
+        snapshot = standing.snapshot
+        leaf = self._peers.read(pem, intermediates, snapshot.bundle, now)
         verdict = judge(
             leaf,
             method,
@@ -115,7 +130,11 @@ class Judge:
                 reason="NO_CREDENTIALS",
                 hint="does its agent reach the CA? `handfast agent status` shows what it waits for",
             )
-        return Caller(leaf)
+        caller = Caller(leaf)
+        if verdict is not STALE:
+            until = min(good_until(leaf, snapshot.revocations, self._freshness), snapshot.leaf.validity.not_after)
+            standing.keep(pem, _Good(caller, intermediates, leaf.validity.not_before, until))
+        return caller
 
     def still_good(self, leaf: Leaf, intermediates: bytes, method: str) -> HandfastError | None:
         """Judges a stream that runs: None, or why it must end.
@@ -159,6 +178,35 @@ def refusal(verdict: Verdict) -> HandfastError:
     """A verdict as the error that leaves."""
     kind = Forbidden if verdict.authenticated else Unauthenticated
     return kind(verdict.message, reason=verdict.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A caller whose credentials are good from ``begin`` until before ``until``."""
+
+    caller: Caller
+    intermediates: bytes
+    begin: datetime
+    until: datetime
+
+
+class _Standing:
+    """Who was found good on one snapshot. Used from any thread: what is lost between two is only judged again."""
+
+    def __init__(self, snapshot: Credentials) -> None:
+        self.snapshot = snapshot
+        self._good: dict[bytes, _Good] = {}
+
+    def of(self, pem: bytes, intermediates: bytes, now: datetime) -> _Good | None:
+        good = self._good.get(pem)
+        if good is None or good.intermediates != intermediates or not good.begin <= now < good.until:
+            return None
+        return good
+
+    def keep(self, pem: bytes, good: _Good) -> None:
+        if len(self._good) >= CACHED_PEERS:
+            self._good.clear()
+        self._good[pem] = good
 
 
 class _Peers:

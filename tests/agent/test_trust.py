@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
@@ -11,19 +11,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.bundle import TrustBundle
-from handfast.testing import TestAuthority
+from handfast.testing import ManualClock, TestAuthority
 from handfast_agent.trust import News, Trust
 
-NOW = datetime.now(UTC)
+CLOCK = ManualClock()
 
 
 @pytest.fixture
 def authority() -> TestAuthority:
-    return TestAuthority()
+    return TestAuthority(clock=CLOCK)
 
 
 def heard(trust: Trust, *crls: bytes, bundle: TrustBundle | None = None) -> tuple[Trust, list[str]]:
-    after, alarms = trust.accept(News(bundle, crls), NOW)
+    after, alarms = trust.accept(News(bundle, crls), CLOCK.now())
     return after, [alarm.reason for alarm in alarms]
 
 
@@ -100,6 +100,6 @@ def test_an_empty_bundle_is_taken_and_the_lists_of_its_issuers_go_with_them(auth
 def test_a_broken_list_does_not_hold_up_the_announcement_beside_it(authority: TestAuthority) -> None:
     """D1, D7: each part is judged by itself."""
     trust, _ = heard(Trust(), authority.crl, bundle=authority.bundle)
-    after, alarms = trust.accept(News(None, (b"rubbish",), ((b"issuer", 7),)), NOW)
+    after, alarms = trust.accept(News(None, (b"rubbish",), ((b"issuer", 7),)), CLOCK.now())
     assert [alarm.reason for alarm in alarms] == ["CRL_MALFORMED"]
     assert after.revoked(b"issuer", 7)

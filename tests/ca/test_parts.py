@@ -223,15 +223,38 @@ def test_the_age_of_the_list_is_told_in_time(hours: int, level: Level) -> None:
 def test_a_ca_without_a_list_and_with_a_wrong_clock_says_both() -> None:
     problem: HandfastError = Unavailable("the clock jumped", hint="set it right")
     lines = status_lines(
-        issuer=CEREMONY.issuing.certificate, crl=None, clock_problem=problem, crl_problem=None, now=NOW
+        issuer=CEREMONY.issuing.certificate,
+        crl=None,
+        clock_problem=problem,
+        crl_problem=None,
+        ledger_problem=None,
+        now=NOW,
     )
     assert {line.name: line.level for line in lines} == {
         "expiry": Level.OK,
         "crl": Level.FAILED,
         "publishing": Level.OK,
+        "file": Level.OK,
         "time": Level.FAILED,
     }
     assert lines[-1].hint == "set it right"
+
+
+def test_a_ca_whose_ledger_is_damaged_is_not_ready_and_names_the_way_back() -> None:
+    """J3."""
+    problem = Broken("ledger ledger.db is damaged: row 7 missing", hint="`handfast ca restore`")
+    lines = status_lines(
+        issuer=CEREMONY.issuing.certificate,
+        crl=None,
+        clock_problem=None,
+        crl_problem=None,
+        ledger_problem=problem,
+        now=NOW,
+    )
+    assert [(line.group, line.detail, line.hint) for line in lines if line.name == "file"] == [
+        ("ledger", problem.message, "`handfast ca restore`")
+    ]
+    assert [line.name for line in lines if line.level is Level.FAILED] == ["crl", "file"]
 
 
 # --- URLs -------------------------------------------------------------------------------------------------------------

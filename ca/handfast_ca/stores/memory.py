@@ -288,6 +288,9 @@ class MemoryLedger:
     async def backup(self, path: str) -> None:
         raise Invalid(f"a ledger in memory cannot be copied to {path}", reason="NO_BACKUP", hint="use the SQLite store")
 
+    def problem(self) -> None:
+        return None
+
     async def close(self) -> None:
         """Nothing to let go of."""
 

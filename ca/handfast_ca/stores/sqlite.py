@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Page, TokenRecord
@@ -25,6 +26,7 @@ from handfast_ca.stores import revocation_steps as revocations
 from handfast_ca.stores.database import check_place, hold, open_reader, open_writer, prepare
 from handfast_ca.stores.prepared import Transaction
 from handfast_ca.stores.reserve import RESERVE_OCTETS, Reserve
+from handfast_ca.stores.soundness import Soundness
 from handfast_ca.stores.trouble import TROUBLE, translated
 from handfast_ca.stores.writer import Step, Writer
 
@@ -37,10 +39,11 @@ READERS = 2
 class SqliteLedger:
     """Make it with :meth:`open`; end it with :meth:`close`. One process at a time."""
 
-    def __init__(self, *, lock: int, writing: Engine, reading: Engine, reserve: Reserve) -> None:
+    def __init__(self, *, lock: int, writing: Engine, reading: Engine, reserve: Reserve, soundness: Soundness) -> None:
         self._lock = lock
         self._writing = writing
         self._reading = reading
+        self._soundness = soundness
         self._writer = Writer(writing, reserve)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
         self._closed = False
@@ -58,13 +61,21 @@ class SqliteLedger:
         lock = hold(path)
         writing = open_writer(path)
         try:
-            prepare(writing, path)
             kept = Reserve(path.with_name(f"{path.name}.reserve"), reserve)
+            soundness = prepare(writing, path)
         except BaseException:
             writing.dispose()
             os.close(lock)
             raise
-        return cls(lock=lock, writing=writing, reading=open_reader(path, READERS), reserve=kept)
+        reading = open_reader(path, READERS)
+        return cls(lock=lock, writing=writing, reading=reading, reserve=kept, soundness=soundness)
+
+    def problem(self) -> HandfastError | None:
+        return self._soundness.problem
+
+    async def checked(self) -> None:
+        """Returns when the whole file was read, which may be later than it was opened (:mod:`~.soundness`)."""
+        await asyncio.to_thread(self._soundness.wait)
 
     async def _read(self, step: Step[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, step)
@@ -175,6 +186,8 @@ class SqliteLedger:
         self._closed = True
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._soundness.stop)
         self._reading.dispose()
         self._writing.dispose()
+        self._soundness.keep()
         os.close(self._lock)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, HandfastError, Unavailable
 
-__all__ = ["TROUBLE", "Trouble", "disk_full", "is_busy", "is_full", "translated"]
+__all__ = ["TROUBLE", "Trouble", "disk_full", "is_busy", "is_damage", "is_full", "translated"]
 
 TROUBLE = (SQLAlchemyError, sqlite3.Error)
 """From SQLAlchemy where it opens, begins and commits; from the driver where a step runs."""
@@ -31,6 +31,11 @@ def is_busy(error: Trouble) -> bool:
 def is_full(error: Trouble) -> bool:
     """SQLite reports a full disk as FULL, or as IOERR when it is the shared-memory file that cannot grow."""
     return _code(error) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Of a reader: the file is not what was written, or the disk does not give it back."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in {*_DAMAGED, sqlite3.SQLITE_IOERR}
 
 
 def translated(error: Trouble) -> HandfastError:
