@@ -24,14 +24,15 @@ help: ## Show this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/uv:
-	$(PYTHON) -c 'import sys; sys.exit("Handfast needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@$(PYTHON) -c 'import sys; sys.exit("Handfast needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "making the environment in $(VENV), once; it takes about half a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 
 $(STAMP): requirements/dev.lock pyproject.toml ca/pyproject.toml agent/pyproject.toml | $(BIN)/uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.lock
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . -e ca -e agent
-	touch $(STAMP)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . -e ca -e agent
+	@touch $(STAMP)
 
 demo: $(STAMP) ## A CA, two agents, two gRPC services: enrol, call, rotate under load, revoke, refuse
 	$(BIN)/handfast demo
@@ -69,11 +70,12 @@ bench: $(STAMP) ## Benchmarks: each prints ratios measured in one run
 	$(BIN)/python -m tests.bench $(BENCH)
 
 $(DOCS_STAMP): requirements/docs.lock $(STAMP)
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/docs.lock
-	touch $(DOCS_STAMP)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements/docs.lock
+	@touch $(DOCS_STAMP)
 
 docs: $(DOCS_STAMP) ## The documentation as HTML, in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 proto: $(STAMP) ## Regenerate the code for the .proto files
 	$(BIN)/python tests/packaging/generate.py

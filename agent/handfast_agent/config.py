@@ -14,6 +14,7 @@ from handfast.certificates import Usage, parse_fingerprint
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
 from handfast.lifetime import parse_duration
+from handfast.rpc.folder import LONGEST_ADDRESS
 from handfast_agent.acceptance import Wanted
 from handfast_agent.storage import Ownership
 
@@ -74,8 +75,10 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Reads the file. Raises ``Invalid`` with every mistake."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"configuration {path} cannot be read: {error}", reason="INVALID_CONFIG") from error
+    except OSError as error:
+        raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the configuration {path} is not UTF-8", reason="INVALID_CONFIG") from error
     return parse(text, environment, base=path.parent.absolute())
 
 
@@ -144,7 +147,7 @@ class _Reader:
             state=self._path("state", top.get("state")) or directory.parent / f"{directory.name}.state",
             token_file=token_file,
             token_stdin=token_stdin,
-            socket=self._path("socket", top.get("socket")),
+            socket=self._socket(top.get("socket")),
             health=self._listen(top.get("health")),
             ownership=self._ownership(top.get("files")),
             hooks=tuple(
@@ -277,6 +280,14 @@ class _Reader:
             self._found.add(where, "INVALID_CONFIG", f"{text!a} is no path")
             return None
         return self._base / text if text else None
+
+    def _socket(self, value: object) -> Path | None:
+        path = self._path("socket", value)
+        if path is not None and (length := len(os.fsencode(path))) > LONGEST_ADDRESS:
+            says = f"the path of a socket is at most {LONGEST_ADDRESS} bytes long, {path} is {length}"
+            self._found.add("socket", "INVALID_CONFIG", says)
+            return None
+        return path
 
     def _list(self, where: str, value: object) -> list[Any]:
         if value is None:

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import ssl
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from handfast.credentials import Credentials
 from handfast.errors import HandfastError, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import EMPTY, Revocations
+from handfast.rpc.folder import private_folder
 
 __all__ = ["Peer", "Tunnel", "tunnel"]
 
@@ -57,7 +57,7 @@ class Tunnel:
 async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
     """Serves a Unix socket in a directory of its own (0700) for as long as the block runs."""
     context = _context(peer)
-    with tempfile.TemporaryDirectory(prefix="handfast-agent-") as private:
+    with private_folder("handfast-agent-") as private:
         socket = Path(private) / "ca"
         opened = Tunnel(f"unix:{socket}")
 
