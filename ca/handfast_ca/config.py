@@ -105,7 +105,7 @@ class _Reader:
             if trust_domain is not None and operator.trust_domain != trust_domain:
                 self._found.add(f"operators[{index}]", "FOREIGN_TRUST_DOMAIN", f"{operator} is not of {trust_domain}")
         urls = self._parsed("public_url", self._values.get("public_url"), PublicUrls)
-        addresses = [self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()]
+        addresses = self._addresses(listen)
         passphrase = issuer.get("passphrase_file")
         paths = {
             "issuer_certificate": self._path("issuer.certificate", issuer.get("certificate")),
@@ -189,6 +189,15 @@ class _Reader:
             return value
         self._found.add(field, "INVALID_LIMIT", f"{value!r} is not a whole number between 1 and {MOST}")
         return default
+
+    def _addresses(self, listen: Mapping[str, Any]) -> list[Address]:
+        read = {name: self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()}
+        taken: dict[Address, str] = {}
+        for name, address in read.items():
+            if address in taken and address.port:
+                self._found.add(f"listen.{name}", "SAME_ADDRESS", f"{address} is that of listen.{taken[address]} too")
+            taken.setdefault(address, name)
+        return list(read.values())
 
     def _address(self, name: str, value: Any) -> Address:
         host, _, port = str(value).rpartition(":")
