@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +55,13 @@ class Tunnel:
 
 @contextlib.asynccontextmanager
 async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
-    """Serves a Unix socket in a directory of its own (0700) for as long as the block runs."""
-    context = _context(peer)
-    with private_folder("handfast-agent-") as private:
-        socket = Path(private) / "ca"
+    """Serves a Unix socket in a directory of its own (0700) for as long as the block runs. Raises ``Unavailable``
+    (``NO_RESOURCES``) when this machine has no room for it: a full disk, too many open files.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        with _in_words():
+            context = _context(peer)
+            socket = Path(stack.enter_context(private_folder("handfast-agent-"))) / "ca"
         opened = Tunnel(f"unix:{socket}")
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +72,8 @@ async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
             with contextlib.suppress(asyncio.CancelledError):
                 await _relay(peer, clock, context, opened, reader, writer)
 
-        server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
+        with _in_words():
+            server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
         try:
             yield opened
         finally:
@@ -77,6 +81,18 @@ async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
             for task in tuple(opened.tasks):
                 task.cancel()
             await asyncio.gather(*opened.tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"a connection to the CA cannot be made ready: {error.strerror or error}",
+            reason="NO_RESOURCES",
+            hint="is the temporary directory full, or are too many files open?",
+        ) from error
 
 
 def _context(peer: Peer) -> ssl.SSLContext:

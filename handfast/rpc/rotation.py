@@ -197,7 +197,11 @@ class Rotation(Generic[C]):
 
     async def _replace(self) -> bool:
         """Dials the next generation and swaps. False when nothing better came of it."""
-        fresh = self._next()
+        try:
+            fresh = self._next()
+        except OSError as error:  # a full disk, too many open files: the present one goes on, and it is tried again
+            _log.warning("no new connection can be made ready: %s", error)
+            return False
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await fresh.line.ready()

@@ -155,9 +155,9 @@ class Tunnel:
                 self.connection = None
 
     async def _connect(self, snapshot: Credentials) -> tuple[Pipe, Leaf]:
-        context = _context(snapshot)
         peer = self._peer
         try:
+            context = _context(snapshot)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 far = await dial(peer.host, peer.port, context)
         except ssl.SSLCertVerificationError as error:

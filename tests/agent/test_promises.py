@@ -24,7 +24,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.certificates import pem_chain
-from handfast.errors import Invalid
+from handfast.errors import Invalid, Unavailable
 from handfast.sources.static import StaticSource
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.v1 import workload_pb2
@@ -39,6 +39,7 @@ from handfast_agent.memory import Memory, Outputs
 from handfast_agent.proofs.join_token import JoinToken
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
+from handfast_agent.tunnel import Peer, tunnel
 from handfast_agent.watch import poll_once
 from tests.agent.conftest import enrolled
 from tests.agent.running import RunningAgent, configuration, pair_in
@@ -228,6 +229,21 @@ async def test_status_shows_all_that_an_operator_asks_for_and_a_full_disk_by_nam
             agent.tell(signal.SIGHUP)
             await asyncio.to_thread(agent.wait_until, lambda: not shown_not_ready(tmp_path))
             assert agent.leaf() == leaf
+
+
+async def test_a_machine_without_room_for_a_connection_is_said_and_ends_nothing(clock: ManualClock) -> None:
+    """J4: no file may grow, not even one in memory, as when the temporary directory is full. It is tried again later."""
+    web = TestAuthority().issue("/web")
+    peer = Peer("localhost:7443", web.spiffe_id, web.bundle.roots, credentials=web)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            async with tunnel(peer, clock):
+                raise AssertionError("it was opened")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.reason == "NO_RESOURCES"
 
 
 async def status_of(tmp_path: Path) -> dict[str, Any]:
