@@ -30,7 +30,7 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
             await asyncio.sleep(_IDLE)
             continue
         try:
-            async for news in upstream.watch_trust(present):
+            async for news in upstream.watch_trust(present, driver.trust):
                 driver.record.connected = True
                 failures = 0
                 await driver.hear(news)

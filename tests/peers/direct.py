@@ -32,7 +32,7 @@ class DirectUpstream:
         self._reach()
         return read_news(self.peer.trust())
 
-    async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
+    async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         self._reach()
         yield read_news(self.peer.trust())
 
