@@ -54,7 +54,9 @@ class Upstream(Protocol):
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer: ...
 
-    async def get_trust(self, present: Credentials) -> News: ...
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
+        """The whole state, once. ``trust`` is offered as by :meth:`watch_trust`."""
+        ...
 
     def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         """The whole state first, then every change; ends or raises when the connection does.
@@ -133,8 +135,9 @@ class GrpcUpstream:
         async with self._stub(self._peer(present)) as stub:
             return read_answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
         async with self._stub(self._peer(present)) as stub:
+            await offer(stub, trust)
             return read_news(await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
 
     async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:

@@ -48,6 +48,6 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
     if present is None:
         return
     try:
-        await driver.hear(await upstream.get_trust(present))
+        await driver.hear(await upstream.get_trust(present, driver.trust))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)

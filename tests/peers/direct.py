@@ -28,7 +28,7 @@ class DirectUpstream:
         self._reach()
         return read_answer(self.peer.renew(present.leaf, csr))
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
         self._reach()
         return read_news(self.peer.trust())
 
