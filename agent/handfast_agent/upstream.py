@@ -27,6 +27,7 @@ from handfast_agent.acceptance import Answer
 from handfast_agent.config import CaAddress, TrustPin
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
+from handfast_agent.witness import offer
 
 __all__ = ["GrpcUpstream", "Upstream", "pinned_roots", "read_answer", "read_news"]
 
@@ -53,10 +54,15 @@ class Upstream(Protocol):
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer: ...
 
-    async def get_trust(self, present: Credentials) -> News: ...
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
+        """The whole state, once. ``trust`` is offered as by :meth:`watch_trust`."""
+        ...
 
-    def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
-        """The whole state first, then every change; ends or raises when the connection does."""
+    def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
+        """The whole state first, then every change; ends or raises when the connection does.
+
+        ``trust`` is offered before that, so that a CA which was restored learns from it (threat J9).
+        """
         ...
 
 
@@ -129,12 +135,14 @@ class GrpcUpstream:
         async with self._stub(self._peer(present)) as stub:
             return read_answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
         async with self._stub(self._peer(present)) as stub:
+            await offer(stub, trust)
             return read_news(await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
 
-    async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
+    async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
+            await offer(stub, trust)
             async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
                 yield read_news(update)
 

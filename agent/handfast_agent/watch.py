@@ -30,7 +30,7 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
             await asyncio.sleep(_IDLE)
             continue
         try:
-            async for news in upstream.watch_trust(present):
+            async for news in upstream.watch_trust(present, driver.trust):
                 driver.record.connected = True
                 failures = 0
                 await driver.hear(news)
@@ -48,6 +48,6 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
     if present is None:
         return
     try:
-        await driver.hear(await upstream.get_trust(present))
+        await driver.hear(await upstream.get_trust(present, driver.trust))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)

@@ -38,6 +38,9 @@ from handfast_ca.ledger import (
 from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
+from handfast_ca.quarantine import Quarantine
+from handfast_ca.quorum import EVERYBODY, Quorum
+from handfast_ca.readmission import readmit
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
 from handfast_ca.revoker import Revoker
@@ -46,6 +49,7 @@ from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from handfast_ca.timekeeper import Timekeeper
 from handfast_ca.urls import PublicUrls
 from handfast_ca.vitals import storage_lines
+from handfast_ca.witnesses import Witnesses
 
 __all__ = ["Authority", "Issued"]
 
@@ -106,6 +110,7 @@ class Authority:
         urls: PublicUrls | None = None,
         reserved: Mapping[SpiffeId, Entry] | None = None,
         root_crls: tuple[bytes, ...] = (),
+        quorum: Quorum = EVERYBODY,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -123,6 +128,7 @@ class Authority:
         self._root_crls = root_crls
         self._entries: dict[SpiffeId, Entry] = {}
         self._deciding: set[asyncio.Task[Any]] = set()
+        self.quarantine = Quarantine(ledger, audit, self.time, backdate=profile.backdate)
         self._publisher = Publisher(
             issuer=issuer,
             ledger=ledger,
@@ -130,7 +136,21 @@ class Authority:
             feed=self.feed,
             time=self.time,
             validity=profile.crl_validity,
+            hold=self.quarantine.problem,
             sleep=sleep,
+        )
+        self.witnesses = Witnesses(
+            trust_domain=trust_domain,
+            issuer=issuer.certificate,
+            issuer_key_id=issuer.key_id,
+            longest=profile.longest,
+            quarantine=self.quarantine,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            released=self._sign_again,
+            quorum=quorum,
         )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
         registrar = Registrar(
@@ -230,6 +250,8 @@ class Authority:
                 reason="EXPIRED",
                 hint="enrol again with a new join token",
             )
+        if not self.quarantine.is_open and self.quarantine.may_lack(leaf):
+            await readmit(leaf, self.trust().bundle, self._ledger, self._audit)
         application = _Application(
             leaf.spiffe_id,
             request.csr,
@@ -249,6 +271,8 @@ class Authority:
             "obtained_by": application.obtained_by,
             "csr_sha256": hashlib.sha256(application.csr).hexdigest(),
         }
+        if application.obtained_by != "internal":
+            self.quarantine.check()
         await self._audit.check()
         now = await self.time.now()
         for attempt in range(1, ATTEMPTS + 1):
@@ -377,12 +401,22 @@ class Authority:
         await self.time.start()
         for der in self._root_crls:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
+        await self.quarantine.start()
         await self._revoker.revoke_dangling()
         try:
             await self._publisher.load()
-            await self._publisher.publish()
+            await self.witnesses.start()
+            if not self.quarantine.is_open:
+                await self._publisher.publish()
         except HandfastError as error:
             _log.error("no new CRL at the start: %s", error.message)
+
+    async def _sign_again(self) -> None:
+        """The quarantine is over. What keeps the first CRL from being signed now is for :meth:`status` to say."""
+        try:
+            await self._publisher.publish()
+        except HandfastError as error:
+            _log.error("no new CRL after the quarantine: %s", error.message)
 
     def trust(self) -> TrustState:
         return self.feed.state
@@ -423,13 +457,16 @@ class Authority:
 
     def status(self) -> tuple[StatusLine, ...]:
         """What is well and what is not, each with a hint."""
-        return status_lines(
-            issuer=self.issuer.certificate,
-            crl=self._publisher.latest,
-            clock_problem=self.time.problem(),
-            crl_problem=self._publisher.problem,
-            ledger_problem=self._ledger.problem(),
-            now=self.time.wall(),
+        return (
+            *self.witnesses.lines(),
+            *status_lines(
+                issuer=self.issuer.certificate,
+                crl=self._publisher.latest,
+                clock_problem=self.time.problem(),
+                crl_problem=self._publisher.problem,
+                ledger_problem=self._ledger.problem(),
+                now=self.time.wall(),
+            ),
         )
 
     async def look(self) -> tuple[StatusLine, ...]:

@@ -12,12 +12,25 @@ import yaml
 
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import SpiffeId, TrustDomain, parse_dns_name
+from handfast.lifetime import parse_duration
+from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.urls import PublicUrls
 
 __all__ = ["Address", "Config", "load"]
 
-_TOP = ("trust_domain", "public_url", "server_names", "listen", "issuer", "root", "state", "operators", "limits")
+_TOP = (
+    "trust_domain",
+    "public_url",
+    "server_names",
+    "listen",
+    "issuer",
+    "root",
+    "state",
+    "operators",
+    "limits",
+    "restore",
+)
 _LISTEN = {"grpc": "127.0.0.1:7443", "enrol": "127.0.0.1:7444", "http": "127.0.0.1:7080"}
 
 
@@ -50,6 +63,7 @@ class Config:
     state: Path
     operators: tuple[SpiffeId, ...]
     limits: Quotas = DEFAULT_QUOTAS
+    quorum: Quorum = EVERYBODY
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +129,7 @@ class _Reader:
             "state": self._path("state", self._values.get("state")),
         }
         limits = self._limits(self._section("limits"))
+        quorum = self._quorum(self._section("restore"))
         names = self._each("server_names", parse_dns_name)
         self._found.raise_if_any(f"the configuration {path} is not valid", kind=Invalid)
         assert trust_domain is not None
@@ -129,6 +144,7 @@ class _Reader:
             passphrase_file=None if passphrase is None else self._path("issuer.passphrase_file", passphrase),
             operators=operators,
             limits=limits,
+            quorum=quorum,
             **paths,
         )
 
@@ -183,6 +199,19 @@ class _Reader:
             for part in ("burst", "per_minute")
         }
         return Quota(**numbers)
+
+    def _quorum(self, values: Mapping[str, Any]) -> Quorum:
+        """``quorum`` is ``all`` or a number of identities; ``wait`` is a duration."""
+        self._known("restore.", values, ("quorum", "wait"))
+        wanted = values.get("quorum", "all")
+        identities = None if wanted == "all" else wanted
+        if identities is not None and not (type(identities) is int and 1 <= identities <= MOST):
+            self._found.add(
+                "restore.quorum", "INVALID", f"{wanted!r} is neither all nor a whole number from 1 to {MOST}"
+            )
+            identities = None
+        wait = self._parsed("restore.wait", values["wait"], parse_duration) if "wait" in values else None
+        return Quorum(identities, wait)
 
     def _count(self, field: str, value: Any, default: int) -> int:
         if type(value) is int and 1 <= value <= MOST:

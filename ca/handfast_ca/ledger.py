@@ -19,15 +19,18 @@ from handfast.revocation import Reason
 from handfast_ca.registration import Entry
 
 __all__ = [
+    "CRL_EPOCH",
     "CertificateBook",
     "CertificateFilter",
     "CertificateRecord",
     "CrlPlan",
     "Intention",
+    "LearntList",
     "Ledger",
     "Marks",
     "Page",
     "PresentedCertificate",
+    "Recovery",
     "Registrations",
     "RevocationBook",
     "RevokedEntry",
@@ -36,6 +39,8 @@ __all__ = [
 ]
 
 
+CRL_EPOCH = "crl-epoch"
+"""The mark that a restore raises, so that CRL numbers rise whatever was lost (threat J9)."""
 T = TypeVar("T")
 
 
@@ -159,6 +164,18 @@ class CrlPlan:
     entries: tuple[RevokedEntry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class LearntList:
+    """A CRL of this CA that somebody else kept. Its signature was verified; ``entries`` is what is taken from it."""
+
+    issuer_key_id: bytes
+    number: int
+    this_update: datetime
+    next_update: datetime
+    entries: tuple[RevokedEntry, ...]
+    der: bytes = field(repr=False)
+
+
 class Registrations(Protocol):
     """Entries and join tokens."""
 
@@ -260,7 +277,8 @@ class RevocationBook(Protocol):
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
         """The next number, and ``this_update = max(last + 1 s, now - 30 s)``, never ahead of ``now``
-        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one).
+        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one). Numbers are
+        ``epoch * 2^64 + sequence`` (RFC 5280, 5.2.3: 20 octets at most), the epoch being the mark :data:`CRL_EPOCH`.
 
         ``entries`` are all revoked serials of the issuer, except those that a recorded CRL with a thisUpdate past their
         notAfter has carried."""
@@ -271,6 +289,24 @@ class RevocationBook(Protocol):
         ...
 
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None: ...
+
+
+class Recovery(Protocol):
+    """What a ledger that lost its last hours takes back (threat J9)."""
+
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        """Revokes what the list names and this ledger does not have as revoked; returns exactly that.
+
+        A serial that was never seen is kept as a revoked certificate of ``unknown`` that ends at ``until``, never
+        completed. KEY_COMPROMISE blocks the public keys that are known. The next number and thisUpdate come after those of the
+        list: a number past the own ones begins a new epoch. It becomes the latest CRL when its number is higher.
+        """
+        ...
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        """Takes a completed certificate in, as issued. ``Conflict`` (``SERIAL_EXISTS``) when its serial is known,
+        ``Refused`` (``KEY_BLOCKED``)."""
+        ...
 
 
 class Marks(Protocol):
@@ -289,8 +325,8 @@ class Marks(Protocol):
         ...
 
 
-class Ledger(Registrations, CertificateBook, RevocationBook, Marks, Protocol):
-    """All four over one store, so that a step that touches two of them is still one transaction."""
+class Ledger(Registrations, CertificateBook, RevocationBook, Recovery, Marks, Protocol):
+    """All of them over one store, so that a step that touches two of them is still one transaction."""
 
     async def check(self) -> None:
         """Changes nothing. ``Unavailable`` or ``Broken`` while nothing can be written (threat J2)."""

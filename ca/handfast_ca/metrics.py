@@ -149,6 +149,9 @@ class _State:
             authority.issuer.certificate.not_valid_after_utc.timestamp(),
         )
         yield _gauge("watchers", "Open watches of the trust state", authority.feed.watchers)
+        yield _gauge("quarantine", "1 while the CA signs nothing after a restore", float(authority.quarantine.is_open))
+        yield _gauge("witnesses", "Identities that answered since the start", authority.witnesses.answered)
+        yield _gauge("revocations_learnt", "Revocations that agents brought back", authority.quarantine.learnt)
         crl = authority.trust().crls.get(authority.issuer.key_id)
         if crl is not None:
             yield _gauge("crl_age_seconds", "Since the CRL was signed", (now - crl.this_update).total_seconds())

@@ -39,6 +39,7 @@ class Publisher:
         feed: Feed,
         time: Timekeeper,
         validity: timedelta,
+        hold: Callable[[], HandfastError | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._issuer = issuer
@@ -47,6 +48,8 @@ class Publisher:
         self._feed = feed
         self._time = time
         self._validity = validity
+        self.hold = hold
+        """Why nothing may be signed now, when there is something (:mod:`handfast_ca.quarantine`)."""
         self._sleep = sleep
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[RevocationList] | None = None
@@ -67,7 +70,7 @@ class Publisher:
         """Returns with a CRL that carries everything that was durable when this was called.
 
         Raises ``Broken`` (``CRL_ENTRIES_LOST``, ``LINT``), or ``Unavailable`` (``CLOCK_BEHIND``, ``CLOCK_AHEAD``,
-        ``AUDIT_UNAVAILABLE``, ``KEY_UNAVAILABLE``); the old CRL stays then.
+        ``AUDIT_UNAVAILABLE``, ``KEY_UNAVAILABLE``, ``QUARANTINED``); the old CRL stays then.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._publish())
@@ -87,6 +90,10 @@ class Publisher:
             return made
 
     async def _make(self, own: asyncio.Task[RevocationList] | None, facts: dict[str, AuditValue]) -> RevocationList:
+        held = self.hold()
+        if held is not None:
+            self._next = None if self._next is own else self._next
+            raise held
         plan = await self._plan(own)
         facts |= {"crl_number": str(plan.number), "entries": len(plan.entries)}
         await self.load()

@@ -4,8 +4,8 @@
 no CA runs; 4. carry into the backup's ledger what only moves forward, from the present ledger and the audit trail;
 5. put in place what is missing; 6. write it down; 7. swap the ledger in. Stopped at any point, it can be repeated.
 
-Not here yet: quarantine. What was issued or revoked after the backup, on a machine whose ledger *and* trail are lost, is
-unknown to the restored CA.
+What was issued or revoked after the backup, on a machine whose ledger is lost, is unknown to the restored ledger: the CA starts
+in quarantine, and learns it from the agents (:mod:`handfast_ca.witnesses`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from handfast_ca.audit_check import read_record
 from handfast_ca.audit_revocations import recorded_revocations
 from handfast_ca.config import Config, load
 from handfast_ca.stores.database import check_sound, hold
-from handfast_ca.stores.forward import Carried, carry_forward, carry_recorded, leap_numbers
+from handfast_ca.stores.forward import Carried, carry_forward, carry_recorded, leap_numbers, quarantine
 from handfast_ca.stores.snapshot import snapshot, summary
 
 __all__ = ["Restored", "restore"]
@@ -54,7 +54,8 @@ def restore(source: Path, config_file: Path, *, merge: bool, clock: Clock) -> Re
     """Restores the CA of ``config_file``, or makes it from the configuration in the backup when there is none.
 
     ``merge`` agrees that a ledger which is there is replaced: the old file stays beside it, and all that moves only
-    forward goes into the restored one. What else is in place stays, since it is no older.
+    forward goes into the restored one. What else is in place stays, since it is no older. Without a ledger to take that from,
+    the restored CA is in quarantine.
 
     Blocks, and needs a thread without an event loop. Raises ``Invalid`` (``BACKUP_DAMAGED``), ``Refused`` (``STATE_EXISTS``, ``BACKUP_FOREIGN``, ``RESTORE_OUTSIDE``,
     ``AUDIT_DIVERGED``), ``Conflict`` (``LEDGER_IN_USE``, ``AUDIT_IN_USE``) while a CA runs, ``Broken``
@@ -131,7 +132,7 @@ def _with_lock(scratch: Path, manifest: archive.Manifest, config_file: Path, con
     if trail.exists():
         places.pop(archive.TRAIL_HEAD)  # head and trail belong together
         _check_continues(trail, scratch / archive.TRAIL)
-    carried, recorded = _carry(scratch, config, ledger, trail)
+    carried, recorded = _carry(scratch, config, ledger, trail, clock.now())
     present = {name: path for name, path in places.items() if (scratch / name).exists()}
     kept = tuple(path for path in present.values() if path.exists())
     placed = tuple(_place(scratch / name, path) for name, path in present.items() if not path.exists())
@@ -164,7 +165,7 @@ def _last_line(trail: Path) -> bytes:
     return last
 
 
-def _carry(scratch: Path, config: Config, ledger: Path, trail: Path) -> tuple[Carried | None, int]:
+def _carry(scratch: Path, config: Config, ledger: Path, trail: Path, now: datetime) -> tuple[Carried | None, int]:
     """Into the copy in ``scratch``; nothing in place has changed yet."""
     older = scratch / archive.LEDGER
     check_sound(older)
@@ -175,6 +176,7 @@ def _carry(scratch: Path, config: Config, ledger: Path, trail: Path) -> tuple[Ca
     else:
         carried = None
         leap_numbers(older)
+        quarantine(older, now)
     recorded = 0
     if trail.exists():
         issuer = load_certificates((scratch / "issuer.crt").read_bytes())[0]

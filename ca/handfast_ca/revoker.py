@@ -21,7 +21,10 @@ __all__ = ["Revoked", "Revoker"]
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What was revoked, and the number of a CRL that carries it. ``repeated``: all of it was revoked before."""
+    """What was revoked, and the number of a CRL that carries it: 0 in quarantine, when none is signed.
+
+    ``repeated``: all of it was revoked before.
+    """
 
     serials: tuple[int, ...]
     revoked_at: datetime
@@ -84,16 +87,18 @@ class Revoker:
         facts |= {"reason": str(reason), "serials": [format_serial(record.serial) for record in records]}
         failure = await self._write_down({**facts, "decision": "granted", "repeated": repeated})
         self._feed.announce(_announcements(records))
-        crl = self._publisher.latest
-        if crl is None or not repeated or not self._carried(records, crl.serials):
-            crl = await self._publisher.publish()
+        number = await self._proven(records, repeated)
         if failure is not None:
             raise failure
         first = min((record.revoked_at for record in records if record.revoked_at), default=self._time.wall())
         told = next((record.reason for record in records if record.reason), reason)
-        return Revoked(
-            tuple(record.serial for record in records), first, told, crl.number, repeated, self._feed.watchers
-        )
+        return Revoked(tuple(record.serial for record in records), first, told, number, repeated, self._feed.watchers)
+
+    async def _proven(self, records: Sequence[CertificateRecord], repeated: bool) -> int:
+        crl = self._publisher.latest
+        if crl is not None and repeated and self._carried(records, crl.serials):
+            return crl.number
+        return 0 if self._publisher.hold() else (await self._publisher.publish()).number
 
     async def _write_down(self, line: dict[str, AuditValue]) -> HandfastError | None:
         try:

@@ -32,7 +32,7 @@ from handfast.csr import build_csr
 from handfast.errors import Refused
 from handfast.identity import SpiffeId
 from handfast.keys import generate
-from handfast.revocation import Revocations
+from handfast.revocation import RevocationList, Revocations
 from handfast.rpc.guard import AioGuard
 from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
@@ -114,6 +114,7 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
             urls=config.urls,
             reserved=_reserved(config),
             root_crls=(root_crl,),
+            quorum=config.quorum,
         )
         await authority.start()
         stack.push_async_callback(authority.close)
@@ -154,7 +155,8 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
         authority = await stack.enter_async_context(open_authority(config, passphrase))
         if accept_clock and authority.time.problem() is not None:
             await authority.accept_clock(by="ca serve --accept-clock")
-            await authority.publish_crl()
+            if not authority.quarantine.is_open:
+                await authority.publish_crl()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
         following = asyncio.create_task(_follow_trust(authority, source))
         stack.callback(following.cancel)
@@ -176,9 +178,20 @@ async def _follow_trust(authority: Authority, source: StaticSource) -> None:
     """The CA's own guard knows every revocation when every agent does."""
     async for _change in authority.feed.watch():
         state, present = authority.trust(), source.current()
-        revocations = Revocations(MappingProxyType(dict(state.crls)))
+        lists = {key_id: _judging_by(authority, known) for key_id, known in state.crls.items()}
+        revocations = Revocations(MappingProxyType(lists))
         revocations = revocations.announce((news.issuer_key_id, news.serial) for news in state.announced)
         source.publish(replace(present, bundle=state.bundle, revocations=revocations))
+
+
+def _judging_by(authority: Authority, known: RevocationList) -> RevocationList:
+    """In quarantine the last list is all there is, however old: who holds a newer one must be let in to show it.
+
+    Agents get the list as it is; nothing is signed for whom it lets in.
+    """
+    if not authority.quarantine.is_open:
+        return known
+    return replace(known, next_update=max(known.next_update, authority.issuer.certificate.not_valid_after_utc))
 
 
 @asynccontextmanager
@@ -220,6 +233,7 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(authority.forget_expired, "interval", hours=1)
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
+    scheduler.add_job(authority.witnesses.look_again, "interval", seconds=10)
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
     scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
     scheduler.start()

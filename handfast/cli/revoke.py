@@ -64,6 +64,8 @@ def revoke(ctx: click.Context, target: str, reason: str, output: str) -> None:
         "already_revoked": done.already_revoked,
     }
     emit_one(result, COLUMNS, output, name="target")
+    if not done.crl_number:
+        note("the CA is in quarantine: everybody is told, and the list that proves it is signed when that is over")
     if done.already_revoked:
         note("it was revoked before: the first time and reason stay")
 

@@ -15,7 +15,17 @@ import pytest
 from handfast.errors import Conflict, Exhausted, HandfastError, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
-from handfast_ca.ledger import CertificateFilter, Intention, Ledger, PresentedCertificate, Status, TokenRecord
+from handfast_ca.ledger import (
+    CRL_EPOCH,
+    CertificateFilter,
+    Intention,
+    LearntList,
+    Ledger,
+    PresentedCertificate,
+    RevokedEntry,
+    Status,
+    TokenRecord,
+)
 from handfast_ca.registration import Entry
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -357,3 +367,67 @@ class LedgerContract:
         refused = [answer for answer in answers if isinstance(answer, HandfastError)]
         assert [error.reason for error in refused] == ["SERIAL_EXISTS"]
         assert (await ledger.counts(now=NOW))["intended"] == 8
+
+    # --- what a ledger that lost its last hours takes back ---
+
+    async def test_what_a_list_revokes_is_revoked_also_what_was_never_heard_of(self, ledger: Ledger) -> None:
+        """J9: exactly what is new is returned, and the next list carries all of it."""
+        for serial in (1, 2):
+            await issue(ledger, serial)
+        await ledger.revoke_serial(1, Reason.SUPERSEDED, now=NOW)
+        taken = await ledger.learn(learnt(7, (1, 2, 3), Reason.KEY_COMPROMISE), unknown=PAY, until=NOW + HOUR)
+        assert [(record.serial, record.spiffe_id) for record in taken] == [(2, WEB), (3, PAY)]
+        assert (await ledger.find(1)).reason is Reason.SUPERSEDED
+        assert (await ledger.find(3)).describe(NOW) == "revoked"
+        assert await ledger.learn(learnt(7, (1, 2, 3)), unknown=PAY, until=NOW + HOUR) == ()
+        with pytest.raises(Refused) as blocked:
+            await ledger.intend(intention(9, spki_sha256=digest("key 2")))
+        assert blocked.value.reason == "KEY_BLOCKED"
+        assert list(await ledger.revoke_dangling(now=NOW)) == []
+        assert sorted(await publish(ledger, NOW + HOUR)) == [1, 2, 3]
+
+    async def test_numbers_and_times_go_on_after_those_of_a_learnt_list(self, ledger: Ledger) -> None:
+        """J9, D1, D3: a higher number begins a new epoch; a lower one changes nothing."""
+        first = await ledger.plan_crl(ISSUER, now=NOW)
+        await ledger.record_crl(first, b"own", NOW + HOUR)
+        await ledger.learn(learnt(0, (), this_update=NOW - HOUR), unknown=PAY, until=NOW)
+        assert (await ledger.latest_crl(ISSUER), await ledger.mark(CRL_EPOCH)) == (b"own", 0)
+        await ledger.learn(learnt(3 << 64, (), this_update=NOW + HOUR), unknown=PAY, until=NOW)
+        assert (await ledger.latest_crl(ISSUER), await ledger.mark(CRL_EPOCH)) == (b"learnt", 4)
+        plan = await ledger.plan_crl(ISSUER, now=NOW + 2 * HOUR)
+        assert plan.number == (4 << 64) + 1
+        with pytest.raises(Exhausted):
+            await ledger.plan_crl(ISSUER, now=NOW + HOUR)
+        await ledger.record_crl(plan, b"next", NOW + 3 * HOUR)
+        assert await ledger.latest_crl(ISSUER) == b"next"
+
+    async def test_a_ledger_without_any_list_learns_its_first(self, ledger: Ledger) -> None:
+        """J9."""
+        await ledger.learn(learnt(5, (8,)), unknown=PAY, until=NOW + HOUR)
+        assert await ledger.latest_crl(ISSUER) == b"learnt"
+        assert (await ledger.plan_crl(ISSUER, now=NOW + HOUR)).number == (1 << 64) + 1
+
+    async def test_a_certificate_is_taken_back_once_and_never_with_a_blocked_key(self, ledger: Ledger) -> None:
+        """J9, A11."""
+        await issue(ledger, 1)
+        known = await ledger.find(1)
+        lost = replace(known, serial=2, spki_sha256=digest("key 2"), der=der(2), obtained_by="readmitted")
+        await ledger.readmit(lost)
+        assert await ledger.find(2) == lost
+        with pytest.raises(Conflict) as twice:
+            await ledger.readmit(lost)
+        assert twice.value.reason == "SERIAL_EXISTS"
+        await ledger.intend(intention(3, presented=presented(2)))
+        await ledger.revoke_serial(1, Reason.KEY_COMPROMISE, now=NOW)
+        with pytest.raises(Refused) as blocked:
+            await ledger.readmit(replace(lost, serial=4, spki_sha256=known.spki_sha256))
+        assert blocked.value.reason == "KEY_BLOCKED"
+        assert await unknown(ledger, 4)
+
+
+def learnt(
+    number: int, serials: tuple[int, ...], reason: Reason = Reason.UNSPECIFIED, *, this_update: datetime = NOW
+) -> LearntList:
+    """A verified list that an agent held."""
+    entries = tuple(RevokedEntry(serial, NOW, reason) for serial in serials)
+    return LearntList(ISSUER, number, this_update, this_update + HOUR, entries, b"learnt")

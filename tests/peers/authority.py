@@ -51,6 +51,9 @@ class PeerAuthority(AuthorityServicer):
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
         self._answered: dict[bytes, authority_pb2.IssuedCredentials] = {}
+        self.checkpoints: list[authority_pb2.Checkpoint] = []
+        self.wants_lists = False
+        self.offered: list[bytes] = []
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
         self.mtls_port = self.enrol_port = self.http_port = 0
@@ -84,6 +87,15 @@ class PeerAuthority(AuthorityServicer):
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
         return self.trust()
+
+    async def OfferCheckpoint(self, request: Any, context: Any) -> authority_pb2.CheckpointAnswer:
+        self.checkpoints.append(request)
+        wanted = [one.sha256 for one in request.lists if one.held] if self.wants_lists else []
+        return authority_pb2.CheckpointAnswer(wanted=wanted)
+
+    async def OfferCrl(self, request: AsyncIterator[Any], context: Any) -> authority_pb2.OfferCrlResponse:
+        self.offered.append(b"".join([part.der async for part in request]))
+        return authority_pb2.OfferCrlResponse()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()

@@ -28,11 +28,11 @@ class DirectUpstream:
         self._reach()
         return read_answer(self.peer.renew(present.leaf, csr))
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust) -> News:
         self._reach()
         return read_news(self.peer.trust())
 
-    async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
+    async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         self._reach()
         yield read_news(self.peer.trust())
 

@@ -119,8 +119,8 @@ def restore(file: Path, config_file: Path, merge: bool, output: str) -> None:
     entries are the backup's, join tokens are gone. What an audit log beside it knows as revoked is revoked. Files that
     are there already stay.
 
-    Not here yet: quarantine. What was issued or revoked after the backup, and stands neither in a ledger nor in an
-    audit log here, is unknown to the restored CA.
+    Where no ledger was, the CA starts in quarantine: it signs nothing until the agents showed it the revocation lists that
+    they hold, from which it takes back every revocation that it lost.
     """
     from handfast.clock import SystemClock
     from handfast_ca.restore import restore as run
@@ -155,8 +155,8 @@ def _next(config_file: Path, done: Restored) -> Iterator[str]:
 
     if done.carried is None:
         yield (
-            f"warning: what was issued or revoked after {shown_time(done.manifest.made_at)} is unknown here, unless the "
-            "audit log named it"
+            f"quarantine: what was issued or revoked after {shown_time(done.manifest.made_at)} is unknown here, unless the "
+            "audit log named it; the CA signs nothing until its agents told it (`handfast status`)"
         )
     else:
         yield from _entries("removed since the backup, and back", done.carried.returned)

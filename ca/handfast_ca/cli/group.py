@@ -9,6 +9,7 @@ import click
 from handfast_ca.cli.backup import backup, restore
 from handfast_ca.cli.init import init
 from handfast_ca.cli.operator import operator, passphrase_of
+from handfast_ca.cli.release import release
 
 __all__ = ["ca"]
 
@@ -18,7 +19,7 @@ def ca() -> None:
     """The certificate authority."""
 
 
-for _command in (init, operator, backup, restore):
+for _command in (init, operator, backup, restore, release):
     ca.add_command(_command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -18,8 +19,12 @@ from handfast_ca.enrolment import Enrolment, Renewal
 from handfast_ca.service.answering import answer, peer_address
 from handfast_ca.service.answers import TrustMessages, issued_message
 from handfast_ca.service.gate import Gate
+from handfast_ca.service.witness import read_checkpoint, read_list
 
 __all__ = ["AuthorityService"]
+
+LISTS_AT_ONCE = 4
+"""Offered by agents, in memory at one time."""
 
 
 class AuthorityService(AuthorityServicer):
@@ -29,6 +34,7 @@ class AuthorityService(AuthorityServicer):
         self._authority = authority
         self._trust = TrustMessages()
         self._gate = gate or Gate(authority)
+        self._one_list = asyncio.Semaphore(LISTS_AT_ONCE)
 
     async def Enrol(self, request: authority_pb2.EnrolRequest, context: Any) -> authority_pb2.IssuedCredentials:
         address = peer_address(context)
@@ -72,6 +78,23 @@ class AuthorityService(AuthorityServicer):
                 if not change.whole:
                     # Resumed when the connection has taken the message.
                     self._gate.metrics.pushed(self._authority.time.monotonic() - changed_at)
+
+    async def OfferCheckpoint(self, request: authority_pb2.Checkpoint, context: Any) -> authority_pb2.CheckpointAnswer:
+        return authority_pb2.CheckpointAnswer(wanted=await answer(context, self._hear(request)))
+
+    async def _hear(self, request: authority_pb2.Checkpoint) -> tuple[bytes, ...]:
+        await self._gate.ask_trust(_identity())
+        return await self._authority.witnesses.hear(caller().spiffe_id, read_checkpoint(request))
+
+    async def OfferCrl(
+        self, request: AsyncIterator[authority_pb2.CrlPart], context: Any
+    ) -> authority_pb2.OfferCrlResponse:
+        return authority_pb2.OfferCrlResponse(learnt=await answer(context, self._take(request)))
+
+    async def _take(self, parts: AsyncIterator[authority_pb2.CrlPart]) -> int:
+        await self._gate.ask_trust(_identity())
+        async with self._one_list:
+            return await self._authority.witnesses.take(caller().spiffe_id, await read_list(parts))
 
     def _issued(self, issued: Issued) -> authority_pb2.IssuedCredentials:
         return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))

@@ -42,7 +42,7 @@ class RegistryService(RegistryServicer):
     async def _add_entry(self, wanted: registry_pb2.Entry) -> registry_pb2.Entry:
         added = await self._authority.add_entry(
             wanted.spiffe_id,
-            by=_operator(),
+            by=self._trusted_operator(),
             dns_names=wanted.dns_names,
             ip_addresses=wanted.ip_addresses,
             usages=wanted.usages,
@@ -88,7 +88,7 @@ class RegistryService(RegistryServicer):
     async def _create_token(self, request: registry_pb2.CreateTokenRequest) -> registry_pb2.CreateTokenResponse:
         made = await self._authority.create_token(
             SpiffeId.parse(request.spiffe_id),
-            by=_operator(),
+            by=self._trusted_operator(),
             lifetime=_optional(request, "lifetime", codec.duration_from_wire),
             allowed_cidr=request.allowed_cidr,
         )
@@ -156,10 +156,29 @@ class RegistryService(RegistryServicer):
         return registry_pb2.RevokeResponse(
             serials=[format_serial(serial) for serial in done.serials],
             revoked_at=codec.time_to_wire(done.revoked_at),
-            crl_number=str(done.crl_number),
+            crl_number=str(done.crl_number or ""),
             already_revoked=done.repeated,
             watchers=done.watchers,
         )
+
+    async def Release(self, request: registry_pb2.ReleaseRequest, context: Any) -> registry_pb2.ReleaseResponse:
+        return await answer(context, self._release(request))
+
+    async def _release(self, request: registry_pb2.ReleaseRequest) -> registry_pb2.ReleaseResponse:
+        authority = self._authority
+        await authority.witnesses.release(by=self._trusted_operator(), accept_loss=request.accept_loss)
+        crl = authority.trust().crls.get(authority.issuer.key_id)
+        return registry_pb2.ReleaseResponse(
+            answered=authority.witnesses.answered,
+            expected=authority.witnesses.expected,
+            learnt=authority.quarantine.learnt,
+            crl_number="" if crl is None else str(crl.number),
+        )
+
+    def _trusted_operator(self) -> str:
+        """For what gives power. Raises ``Forbidden`` (``OPERATOR_BEFORE_RESTORE``) in quarantine."""
+        self._authority.quarantine.check_operator(caller().leaf)
+        return _operator()
 
     async def ListAudit(self, request: registry_pb2.ListAuditRequest, context: Any) -> registry_pb2.ListAuditResponse:
         page = await answer(

@@ -17,14 +17,19 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_new
 from sqlalchemy.exc import SQLAlchemyError
 
+from handfast.clock import to_epoch
 from handfast.revocation import Reason
 from handfast_ca.audit_revocations import Recorded
+from handfast_ca.ledger import CRL_EPOCH
+from handfast_ca.quarantine import BEGAN_AT, BEGUN, ENDED
 from handfast_ca.stores.database import open_writer
+from handfast_ca.stores.prepared import Transaction
+from handfast_ca.stores.revocation_steps import mark, raise_mark
 from handfast_ca.stores.rows import dump_number, epoch, load_number
 from handfast_ca.stores.schema import blocked, certificates, entries, issuers, marks, tokens, versions
 from handfast_ca.stores.trouble import translated
 
-__all__ = ["Carried", "carry_forward", "carry_recorded", "leap_numbers"]
+__all__ = ["Carried", "carry_forward", "carry_recorded", "leap_numbers", "quarantine"]
 
 T = TypeVar("T")
 _KEYED: tuple[tuple[Table, str, str], ...] = (
@@ -68,11 +73,24 @@ def leap_numbers(target: Path) -> None:
     def leap(older: Connection) -> None:
         older.execute(delete(tokens))
         for row in older.execute(select(issuers)).all():
-            number = (load_number(row.number) // EPOCH + 1) * EPOCH
+            begun = max(load_number(row.number) // EPOCH, mark(Transaction(older), CRL_EPOCH)) + 1
+            raise_mark(Transaction(older), CRL_EPOCH, begun)
+            number = begun * EPOCH
             values = {"number": dump_number(number)}
             older.execute(update(issuers).where(issuers.c.issuer_key_id == row.issuer_key_id).values(values))
 
     _inside(target, leap)
+
+
+def quarantine(target: Path, now: datetime) -> None:
+    """The CA that starts over ``target`` signs nothing until agents told what it lost (:mod:`handfast_ca.quarantine`)."""
+
+    def close(older: Connection) -> None:
+        transaction = Transaction(older)
+        raise_mark(transaction, BEGAN_AT, to_epoch(now))
+        raise_mark(transaction, BEGUN, max(mark(transaction, BEGUN), mark(transaction, ENDED)) + 1)
+
+    _inside(target, close)
 
 
 def _inside(path: Path, step: Callable[[Connection], T]) -> T:

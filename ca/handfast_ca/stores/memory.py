@@ -15,10 +15,12 @@ from handfast.errors import Conflict, Invalid
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.ledger import (
+    CRL_EPOCH,
     CertificateFilter,
     CertificateRecord,
     CrlPlan,
     Intention,
+    LearntList,
     Page,
     RevokedEntry,
     Status,
@@ -240,7 +242,7 @@ class MemoryLedger:
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
         issuer = self._issuers.get(issuer_key_id, _IssuerRow())
         this_update = verdicts.next_this_update(issuer.this_update, verdicts.whole_seconds(now))
-        number = issuer.number + 1
+        number = verdicts.next_number(issuer.number, self._marks.get(CRL_EPOCH, 0))
         self._issuers[issuer_key_id] = replace(issuer, number=number, this_update=this_update)
         entries = tuple(
             RevokedEntry(row.record.serial, row.record.revoked_at, row.record.reason)
@@ -264,6 +266,45 @@ class MemoryLedger:
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None:
         issuer = self._issuers.get(issuer_key_id)
         return issuer.crl if issuer else None
+
+    # Recovery
+
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        taken = [record for entry in learnt.entries for record in self._take(learnt, entry, unknown, until)]
+        issuer = self._issuers.setdefault(learnt.issuer_key_id, _IssuerRow())
+        spent = max(issuer.number, self._marks.get(CRL_EPOCH, 0) << 64)
+        if learnt.number > spent:
+            await self.raise_mark(CRL_EPOCH, (learnt.number >> 64) + 1)
+        issuer.number = max(issuer.number, learnt.number)
+        issuer.this_update = max(issuer.this_update or learnt.this_update, learnt.this_update)
+        if learnt.number > issuer.crl_number:
+            issuer.crl_number, issuer.crl = learnt.number, learnt.der
+        return tuple(taken)
+
+    def _take(
+        self, learnt: LearntList, entry: RevokedEntry, unknown: SpiffeId, until: datetime
+    ) -> Iterable[CertificateRecord]:
+        key = (learnt.issuer_key_id, entry.serial)
+        row = self._rows.get(key)
+        if row is None:
+            self._seq += 1
+            row = self._rows[key] = _Row(self._seq, b"", verdicts.learnt_record(learnt, entry, unknown, until))
+        elif row.revoked:
+            return
+        else:
+            row.record = replace(row.record, revoked_at=entry.revoked_at, reason=entry.reason)
+            if entry.reason is Reason.KEY_COMPROMISE:
+                self._blocked.add(row.record.spki_sha256)
+        yield row.record
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        key = (record.issuer_key_id, record.serial)
+        if key in self._rows:
+            raise verdicts.serial_exists(record.serial)
+        if record.spki_sha256 in self._blocked:
+            raise verdicts.key_blocked()
+        self._seq += 1
+        self._rows[key] = _Row(self._seq, b"", record)
 
     # Marks
 

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from handfast.errors import Invalid
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
-from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
+from handfast_ca.ledger import CRL_EPOCH, CertificateRecord, CrlPlan, RevokedEntry
 from handfast_ca.stores import verdicts
 from handfast_ca.stores.certificate_steps import row_of
 from handfast_ca.stores.prepared import Prepared, Row, Transaction
@@ -132,7 +132,8 @@ def plan_crl(transaction: Transaction, issuer_key_id: bytes, now: datetime) -> C
     row = _ISSUER(transaction, issuer=issuer_key_id).first()
     last = moment(row.this_update) if row is not None else None
     this_update = verdicts.next_this_update(last, verdicts.whole_seconds(now))
-    number = load_number(row.number if row is not None else None) + 1
+    last_number = load_number(row.number if row is not None else None)
+    number = verdicts.next_number(last_number, mark(transaction, CRL_EPOCH))
     spent = {"next": dump_number(number), "at": epoch(this_update)}
     if row is None:
         _ADD_ISSUER(transaction, issuer_key_id=issuer_key_id, number=spent["next"], this_update=spent["at"])

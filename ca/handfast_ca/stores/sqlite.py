@@ -18,9 +18,18 @@ from sqlalchemy import Engine
 from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Page, TokenRecord
+from handfast_ca.ledger import (
+    CertificateFilter,
+    CertificateRecord,
+    CrlPlan,
+    Intention,
+    LearntList,
+    Page,
+    TokenRecord,
+)
 from handfast_ca.registration import Entry
 from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import recovery_steps as recovery
 from handfast_ca.stores import registration_steps as registrations
 from handfast_ca.stores import revocation_steps as revocations
 from handfast_ca.stores.database import check_place, hold, open_reader, open_writer, prepare
@@ -153,6 +162,13 @@ class SqliteLedger:
 
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None:
         return await self._read(partial(revocations.latest_crl, issuer_key_id=issuer_key_id))
+
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        step = partial(recovery.learn, learnt=learnt, unknown=unknown, until=until)
+        return await self._writer.write(step, essential=True)
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        await self._writer.write(partial(recovery.readmit, record=record))
 
     async def mark(self, name: str) -> int:
         return await self._read(partial(revocations.mark, name=name))

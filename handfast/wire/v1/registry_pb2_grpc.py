@@ -90,6 +90,11 @@ class RegistryStub:
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.FromString,
                 _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/handfast.v1.Registry/Release',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -163,6 +168,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Release(self, request, context):
+        """Ends the quarantine of a restored CA. Needs credentials that were made since the restore.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -220,6 +232,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -519,6 +536,33 @@ class Registry:
             '/handfast.v1.Registry/GetStatus',
             handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.SerializeToString,
             handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/Release',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class RegistryStub:
     """Returns when the revocation is durable and the new CRL is signed. Saying it twice is no error."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]
+    Release: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReleaseRequest, _registry_pb2.ReleaseResponse]
+    """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -62,6 +64,8 @@ class RegistryAsyncStub(RegistryStub):
     """Returns when the revocation is durable and the new CRL is signed. Saying it twice is no error."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]  # type: ignore[assignment]
+    Release: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReleaseRequest, _registry_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -142,5 +146,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetCaStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CaStatus, _abc.Awaitable[_registry_pb2.CaStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _registry_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReleaseResponse, _abc.Awaitable[_registry_pb2.ReleaseResponse]]:
+        """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
