@@ -36,6 +36,8 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
+from handfast_ca.ocsp.responder import Responder
+from handfast_ca.ocsp.signer import Signers
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.registrar import Registrar
@@ -116,7 +118,7 @@ class Authority:
         self._ledger = ledger
         self._audit = audit
         self._random_bytes = random_bytes
-        self._facts = IssuerFacts.of(issuer.certificate)
+        self._facts = IssuerFacts.of(issuer.certificate, urls)
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
@@ -132,6 +134,16 @@ class Authority:
             sleep=sleep,
         )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
+        signers = Signers(
+            trust_domain=trust_domain,
+            issuer=issuer,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            random_bytes=random_bytes,
+        )
+        self.responder = Responder(issuer=issuer, ledger=ledger, feed=self.feed, time=self.time, signers=signers)
         registrar = Registrar(
             trust_domain=trust_domain,
             profile=profile,
@@ -422,12 +434,14 @@ class Authority:
 
     def status(self) -> tuple[StatusLine, ...]:
         """What is well and what is not, each with a hint."""
+        now = self.time.wall()
         return status_lines(
             issuer=self.issuer.certificate,
             crl=self._publisher.latest,
             clock_problem=self.time.problem(),
             crl_problem=self._publisher.problem,
-            now=self.time.wall(),
+            now=now,
+            ocsp=self.responder.signers.line(now),
         )
 
     async def close(self) -> None:
