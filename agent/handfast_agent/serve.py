@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unavailable
@@ -22,8 +23,9 @@ from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
 from handfast_agent.schedule import forever
+from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
-from handfast_agent.upstream import GrpcUpstream
+from handfast_agent.upstream import GrpcUpstream, ask_ocsp
 from handfast_agent.watch import poll_once, watch_forever
 
 __all__ = ["Agent", "once", "run"]
@@ -53,6 +55,8 @@ class Agent:
             draw=self.draw,
             on_files=self._run_hooks,
         )
+
+        self.stapler = Stapler(self.driver, partial(ask_ocsp, config.ca.http), clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())
@@ -93,6 +97,8 @@ async def run(config: Config) -> None:
             asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)),
             asyncio.create_task(forever(agent.poll)),
         ]
+        if config.stapling:
+            tasks.append(asyncio.create_task(forever(agent.stapler.look)))
         for number, act in ((signal.SIGHUP, agent.driver.tick), (signal.SIGUSR1, agent.driver.renew_now)):
             loop.add_signal_handler(number, lambda act=act: tasks.append(loop.create_task(_at_once(act))))  # type: ignore[misc]
         await _until(ended, tasks)
