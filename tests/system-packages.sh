@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the tests need from Debian: other people's verifiers. Installs what is missing when it may, or says what to install.
 set -eu
-needed="openssl:openssl certtool:gnutls-bin"
+needed="openssl:openssl certtool:gnutls-bin ocsptool:gnutls-bin"
 missing=""
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"

@@ -223,7 +223,7 @@ class _Reader:
     def _switch(self, where: str, value: object) -> bool:
         """YAML reads ``on`` and ``off`` as true and false."""
         if not isinstance(value, bool):
-            self._found.add(where, "INVALID_CONFIG", f"{value!r} is neither on nor off")
+            self._found.add(where, "INVALID_CONFIG", f"{where} is {value!r}, neither on nor off")
         return value is True
 
     def _listen(self, value: object) -> tuple[str, int] | None:

@@ -197,7 +197,7 @@ class _Reader:
         """YAML reads ``on`` and ``off`` as true and false."""
         value = self._values.get(name, default)
         if not isinstance(value, bool):
-            self._found.add(name, "INVALID", f"{value!r} is neither on nor off")
+            self._found.add(name, "INVALID", f"{name} is {value!r}, neither on nor off")
         return value is True
 
     def _count(self, field: str, value: Any, default: int) -> int:

@@ -114,13 +114,23 @@ class _Known:
 class Responder:
     """For one issuing CA. Used from one event loop; raises nothing: every request gets an answer or an error."""
 
-    def __init__(self, *, issuer: Issuer, ledger: Ledger, feed: Feed, time: Timekeeper, signers: Signers) -> None:
+    def __init__(
+        self,
+        *,
+        issuer: Issuer,
+        ledger: Ledger,
+        feed: Feed,
+        time: Timekeeper,
+        signers: Signers,
+        max_known: int = MAX_KNOWN,
+    ) -> None:
         self.signers = signers
         self._key_id = issuer.key_id
         self._names = _issuer_names(issuer.certificate)
         self._ledger = ledger
         self._feed = feed
         self._time = time
+        self._max_known = max_known
         self._known: OrderedDict[tuple[int, bool], _Known] = OrderedDict()
 
     @property
@@ -196,7 +206,7 @@ class Responder:
     def _keep(self, key: tuple[int, bool], known: _Known) -> None:
         self._known[key] = known
         self._known.move_to_end(key)
-        if len(self._known) > MAX_KNOWN:
+        if len(self._known) > self._max_known:
             self._known.popitem(last=False)
 
     def _sign(self, question: Question, found: Verdict, now: datetime) -> Reply:
