@@ -12,7 +12,7 @@ import pytest
 
 from handfast.credentials import Credentials
 from handfast.errors import Unavailable
-from handfast.ocsp import OcspAnswer
+from handfast.ocsp import OcspAnswer, build_request
 from handfast.revocation import Reason
 from handfast.sources.static import StaticSource
 from handfast.testing import TestAuthority
@@ -29,7 +29,7 @@ from handfast_ca.authority import Issued
 from handfast_ca.enrolment import Enrolment, Renewal
 from handfast_ca.urls import PublicUrls
 from tests.ca.core import TRUST_DOMAIN, URLS, WEB
-from tests.ca.ocsp_bench import ISSUER, MINUTE, OcspBench, build_request
+from tests.ca.ocsp_bench import ISSUER, MINUTE, OcspBench
 
 
 class CoreUpstream:

@@ -192,12 +192,13 @@ async def test_each_way_to_name_the_issuer_is_answered_in_kind(
 async def test_an_algorithm_without_parameters_is_the_same(bench: OcspBench) -> None:
     """RFC 5754, 2: NULL or nothing, and the CertID comes back as it went."""
     serial = (await bench.issue()).record.serial
-    for with_null in (True, False):
-        der = changed(question(serial, hashes.SHA256()), null=with_null)
+    with_null = question(serial, hashes.SHA256())
+    without = changed(with_null, null=False)
+    assert without != with_null
+    for der in (with_null, without):
         reply = await bench.responder.answer(der)
         assert (reply.said, reply.kept) == (Said.GOOD, False)
         bench.read(reply, serial).require_good()
-    assert question(serial, hashes.SHA256()) != der
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 32, 127, 128])
