@@ -81,3 +81,10 @@ def test_a_hook_is_an_argument_list_or_a_polite_signal(hook: str) -> None:
 def test_what_is_no_configuration_is_refused_and_not_run(text: str) -> None:
     with pytest.raises(Invalid):
         parse(text, {})
+
+
+def test_stapling_is_on_until_it_is_switched_off() -> None:
+    """YAML's ``on`` and ``off`` are true and false; anything else is a mistake."""
+    assert parse(GOOD, {}).stapling
+    assert not parse(GOOD + "stapling: off\n", {}).stapling
+    assert reasons(GOOD + "stapling: sometimes\n") == {"stapling": "INVALID_CONFIG"}
