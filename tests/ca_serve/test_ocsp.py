@@ -41,11 +41,21 @@ def issuer(ca: RunningServe) -> x509.Certificate:
     return load_certificates((ca.directory / "issuer" / "issuer.crt").read_bytes())[0]
 
 
+@pytest.fixture(scope="module")
+def leaf(ca: RunningServe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that stays good."""
+    return issue(ca, tmp_path_factory.mktemp("leaf"))
+
+
 @pytest.fixture
-def leaf(ca: RunningServe, tmp_path: Path) -> Path:
-    """A new certificate, alone in a file, as the programs want it."""
-    ca.handfast("cert", "issue", WEB, "--out", tmp_path / "web").check()
-    return tmp_path / "web" / "tls.crt"
+def doomed(ca: RunningServe, tmp_path: Path) -> Path:
+    """A certificate of the test's own."""
+    return issue(ca, tmp_path)
+
+
+def issue(ca: RunningServe, folder: Path) -> Path:
+    ca.handfast("cert", "issue", WEB, "--out", folder / "web").check()
+    return folder / "web" / "tls.crt"
 
 
 def serial_of(leaf: Path) -> int:
@@ -113,16 +123,16 @@ def test_gnutls_takes_the_answer(ca: RunningServe, leaf: Path, options: tuple[st
     assert "Certificate Status: good" in asked.stdout
 
 
-def test_openssl_and_gnutls_hear_of_a_revocation_at_once(ca: RunningServe, leaf: Path) -> None:
+def test_openssl_and_gnutls_hear_of_a_revocation_at_once(ca: RunningServe, doomed: Path) -> None:
     """The command has returned: the next answer says revoked, whoever got a good one before, with a nonce or without."""
     for options in ((), ("-no_nonce",)):
-        assert f"{leaf}: good" in openssl(ca, leaf, *options).stdout
-    ca.handfast("revoke", f"{serial_of(leaf):x}", "--reason", "key-compromise").check()
+        assert f"{doomed}: good" in openssl(ca, doomed, *options).stdout
+    ca.handfast("revoke", f"{serial_of(doomed):x}", "--reason", "key-compromise").check()
     for options in ((), ("-no_nonce",)):
-        said = openssl(ca, leaf, *options).stdout
-        assert f"{leaf}: revoked" in said
+        said = openssl(ca, doomed, *options).stdout
+        assert f"{doomed}: revoked" in said
         assert "Reason: keyCompromise" in said
-    assert "Certificate Status: revoked" in gnutls(ca, leaf, "--no-nonce").stdout
+    assert "Certificate Status: revoked" in gnutls(ca, doomed, "--no-nonce").stdout
 
 
 def test_openssl_is_told_that_a_serial_is_unknown(ca: RunningServe) -> None:
@@ -174,12 +184,12 @@ def test_a_get_with_two_slashes_in_its_base64_is_answered(
 
 
 def test_a_get_without_a_nonce_may_be_stored_as_rfc_5019_says(
-    ca: RunningServe, issuer: x509.Certificate, leaf: Path
+    ca: RunningServe, issuer: x509.Certificate, doomed: Path
 ) -> None:
     """RFC 5019, 6.2: and "good" for a minute only, since no cache hears of a revocation."""
-    path = path_of(build_request(serial_of(leaf), issuer))
+    path = path_of(build_request(serial_of(doomed), issuer))
     answer, body = ask(ca, "GET", path)
-    read = OcspAnswer.verify(body, serial=serial_of(leaf), issuer=issuer, now=datetime.now(UTC))
+    read = OcspAnswer.verify(body, serial=serial_of(doomed), issuer=issuer, now=datetime.now(UTC))
     assert parsedate_to_datetime(answer.headers["Last-Modified"]) == read.this_update
     assert parsedate_to_datetime(answer.headers["Expires"]) == read.until
     assert re.fullmatch(r"max-age=60, public, no-transform, must-revalidate", answer.headers["Cache-Control"])
@@ -187,7 +197,7 @@ def test_a_get_without_a_nonce_may_be_stored_as_rfc_5019_says(
     assert (again.status, nothing) == (304, b"")
     head, nothing = ask(ca, "HEAD", path)
     assert (head.status, nothing, head.headers["ETag"]) == (200, b"", answer.headers["ETag"])
-    ca.handfast("revoke", f"{serial_of(leaf):x}").check()
+    ca.handfast("revoke", f"{serial_of(doomed):x}").check()
     revoked, body = ask(ca, "GET", path, headers={"If-None-Match": answer.headers["ETag"]})
     assert revoked.status == 200
     assert ocsp.load_der_ocsp_response(body).certificate_status is ocsp.OCSPCertStatus.REVOKED
@@ -253,7 +263,7 @@ def test_a_posted_request_may_not_dawdle(ca: RunningServe) -> None:
         connection.close()
 
 
-def test_it_is_counted_and_the_signer_s_end_is_told(ca: RunningServe, issuer: x509.Certificate, leaf: Path) -> None:
+def test_it_is_counted_and_the_signer_s_end_is_told(ca: RunningServe, issuer: x509.Certificate, doomed: Path) -> None:
     """Metrics: how each request ended, what was signed before, and until when anything is signed."""
 
     def values() -> dict[tuple[str, ...], float]:
@@ -267,7 +277,7 @@ def test_it_is_counted_and_the_signer_s_end_is_told(ca: RunningServe, issuer: x5
 
     before = values()
     for _ in range(3):
-        post(ca, build_request(serial_of(leaf), issuer))
+        post(ca, build_request(serial_of(doomed), issuer))
     post(ca, b"garbage")
     after = values()
 
