@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the tests need from Debian: other people's verifiers, and a clock that can be set for one process. Installs what is missing when it may, or says what to install.
 set -eu
-needed="openssl:openssl certtool:gnutls-bin faketime:faketime"
+needed="openssl:openssl certtool:gnutls-bin ocsptool:gnutls-bin faketime:faketime"
 missing=""
 for pair in $needed; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"

@@ -69,6 +69,7 @@ class Config:
     health: tuple[str, int] | None = None
     ownership: Ownership = field(default_factory=Ownership)
     hooks: tuple[HookConfig, ...] = ()
+    stapling: bool = True
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -125,7 +126,7 @@ class _Reader:
     def config(self, document: object) -> Config:
         top = self._mapping("", document, required={"ca", "trust_domain", "trust", "identity", "directory"}, optional={
             "join_token", "socket", "state", "health", "hooks", "dns_names", "ip_addresses", "usages", "files",
-            "max_lifetime",
+            "max_lifetime", "stapling",
         })  # fmt: skip
         domain = self._value("trust_domain", top.get("trust_domain"), TrustDomain) or TrustDomain("invalid")
         identity = self._value("identity", top.get("identity"), SpiffeId.parse) or SpiffeId(domain, "/invalid")
@@ -153,6 +154,7 @@ class _Reader:
             hooks=tuple(
                 self._hook(f"hooks[{i}]", hook) for i, hook in enumerate(self._list("hooks", top.get("hooks")))
             ),
+            stapling=self._switch("stapling", top.get("stapling", True)),
         )
 
     def _ca(self, value: object) -> CaAddress:
@@ -228,6 +230,12 @@ class _Reader:
         return HookConfig(
             tuple(command), self._path(f"{where}.pid_file", hook.get("pid_file")), str(signal), float(timeout)
         )
+
+    def _switch(self, where: str, value: object) -> bool:
+        """YAML reads ``on`` and ``off`` as true and false."""
+        if not isinstance(value, bool):
+            self._found.add(where, "INVALID_CONFIG", f"{where} is {value!r}, neither on nor off")
+        return value is True
 
     def _listen(self, value: object) -> tuple[str, int] | None:
         if value is None:

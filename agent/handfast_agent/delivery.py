@@ -105,6 +105,7 @@ async def _demand_header(context: Any) -> None:
 def _status(now: Condition) -> workload_pb2.AgentStatus:
     values = asdict(now) | {"state": str(now.state), "freshness": str(now.freshness), "ready": now.ready}
     values["checks"] = [workload_pb2.Check(name=c.name, ok=c.ok, detail=c.detail) for c in now.checks]
+    del values["staple_until"]  # /metrics tells it
     times = {"not_before", "not_after", "next_renewal", "last_success", "crl_next_update"}
     for name in times:
         moment = values.pop(name)

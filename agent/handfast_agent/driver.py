@@ -21,6 +21,7 @@ from handfast.credentials import Credentials
 from handfast.csr import build_csr
 from handfast.errors import Broken, HandfastError, Unavailable
 from handfast.keys import PrivateKey, generate
+from handfast.ocsp import OcspAnswer
 from handfast.sources.static import StaticSource
 from handfast_agent.acceptance import Answer, Wanted, checked
 from handfast_agent.lifecycle import Event, State
@@ -81,6 +82,7 @@ class Driver:
         self.generation = 0
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
+        self.stapled: OcspAnswer | None = None
         self._upstream = upstream
         self._outputs = outputs
         self._memory = memory
@@ -155,10 +157,17 @@ class Driver:
         before = self.trust
         self.trust, alarms = self.trust.accept(news, self._clock.now())
         for alarm in alarms:
-            self._alarm(alarm)
+            self.alarm(alarm)
         if self.trust == before:
             return
         await self._judge_self()
+
+    async def staple(self, answer: OcspAnswer | None) -> None:
+        """A good answer about the present certificate stands beside it from now on; None: the one that stood there ended."""
+        before = self._staple()
+        self.stapled = answer
+        if self._staple() != before:
+            await self._publish()
 
     async def stop(self) -> None:
         """Ends serving; the files stay for the next start."""
@@ -183,7 +192,7 @@ class Driver:
             self._remember(replace(self._remembered, used_token=token_digest(token)))
         except HandfastError as error:
             self.record.unwritten = error.message
-            self._alarm(error)
+            self.alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -217,7 +226,7 @@ class Driver:
         now = self._clock.now()
         trust, alarms = self.trust.accept(answer.news, now)
         for alarm in alarms:
-            self._alarm(alarm)
+            self.alarm(alarm)
         self._request = None
         credentials = checked(self.wanted, key, answer.chain, trust, now)
         if trust.revoked(credentials.leaf.issuer_key_id, credentials.leaf.serial):
@@ -275,13 +284,20 @@ class Driver:
             served = self._served()
             self._source.publish(served)
             try:
-                await asyncio.to_thread(self._outputs.write, served, self.trust, self.plan.renew_at, self.generation)
+                await asyncio.to_thread(
+                    self._outputs.write,
+                    served,
+                    self.trust,
+                    self.plan.renew_at,
+                    self.generation,
+                    self._staple(),
+                )
                 marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
                 self._remember(marks)
                 self.record.unwritten = ""
             except HandfastError as error:
                 self.record.unwritten = error.message
-                self._alarm(error)
+                self.alarm(error)
                 return
         await self._on_files()
 
@@ -292,6 +308,13 @@ class Driver:
             self.present, bundle=self.trust.bundle, revocations=self.trust.revocations, generation=self.generation
         )
         return self.present
+
+    def _staple(self) -> bytes:
+        """What is written now: an answer about another certificate than the one beside it would be worse than none."""
+        present, answer = self.present, self.stapled
+        if self.plan.state is not State.SERVING or present is None or answer is None:
+            return b""
+        return answer.der if answer.serial == present.leaf.serial else b""
 
     def _remember(self, remembered: Remembered) -> None:
         self._remembered = remembered
@@ -307,7 +330,7 @@ class Driver:
             return None
         return None if token is None or token_digest(token) == self._remembered.used_token else token
 
-    def _alarm(self, error: HandfastError) -> None:
+    def alarm(self, error: HandfastError) -> None:
         self._count(error.reason)
         _log.error("refused: %s (%s)", error.message, error.reason)
 

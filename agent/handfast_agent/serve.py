@@ -8,6 +8,7 @@ import logging
 import random
 import signal
 import sys
+from functools import partial
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unavailable
@@ -21,8 +22,9 @@ from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
 from handfast_agent.process import forbid_core_dumps
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
+from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
-from handfast_agent.upstream import GrpcUpstream
+from handfast_agent.upstream import GrpcUpstream, ask_ocsp
 from handfast_agent.watch import poll_once, watch_forever
 
 __all__ = ["Agent", "once", "run"]
@@ -52,6 +54,7 @@ class Agent:
             draw=self.draw,
             on_files=self._run_hooks,
         )
+        self.stapler = Stapler(self.driver, partial(ask_ocsp, config.ca.http), clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())
@@ -84,7 +87,10 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    schedule = Schedule({"rotation": agent.driver.tick, "poll": agent.poll}, agent.clock)
+    steps = {"rotation": agent.driver.tick, "poll": agent.poll}
+    if config.stapling:
+        steps["stapling"] = agent.stapler.look
+    schedule = Schedule(steps, agent.clock)
 
     def renew_at_once() -> None:
         agent.driver.demand_renewal()

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from handfast.access import AccessPolicy, allow, any_of
 from handfast.identity import SpiffeId, TrustDomain
 
-__all__ = ["METHODS", "OPEN_METHODS", "ROUTES", "Audience", "policy"]
+__all__ = ["METHODS", "OPEN_METHODS", "POSTED", "ROUTES", "Audience", "policy"]
 
 
 class Audience(StrEnum):
@@ -59,6 +59,8 @@ ROUTES: Mapping[str, Audience] = MappingProxyType(
             "/ca/{issuer}.cer",
             "/bundle",
             "/bundle.pem",
+            "/ocsp",
+            "/ocsp/{request:path}",
             "/livez",
             "/readyz",
             "/metrics",
@@ -67,6 +69,9 @@ ROUTES: Mapping[str, Audience] = MappingProxyType(
     )
 )
 """Every path of the plain HTTP port, which serves GET and HEAD and changes nothing."""
+
+POSTED = frozenset({"/ocsp"})
+"""Paths that take POST alone (RFC 6960, A.1): a question travels in the body, and it changes nothing either."""
 
 
 def policy(trust_domain: TrustDomain, operators: Sequence[SpiffeId]) -> AccessPolicy:

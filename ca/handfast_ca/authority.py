@@ -36,6 +36,8 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
+from handfast_ca.ocsp.responder import Responder
+from handfast_ca.ocsp.signer import Signers
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.quarantine import Quarantine
@@ -122,7 +124,7 @@ class Authority:
         self._ledger = ledger
         self._audit = audit
         self._random_bytes = random_bytes
-        self._facts = IssuerFacts.of(issuer.certificate)
+        self._facts = IssuerFacts.of(issuer.certificate, urls)
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
@@ -153,6 +155,16 @@ class Authority:
             quorum=quorum,
         )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
+        signers = Signers(
+            trust_domain=trust_domain,
+            issuer=issuer,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            random_bytes=random_bytes,
+        )
+        self.responder = Responder(issuer=issuer, ledger=ledger, feed=self.feed, time=self.time, signers=signers)
         registrar = Registrar(
             trust_domain=trust_domain,
             profile=profile,
@@ -457,6 +469,7 @@ class Authority:
 
     def status(self) -> tuple[StatusLine, ...]:
         """What is well and what is not, each with a hint."""
+        now = self.time.wall()
         return (
             *self.witnesses.lines(),
             *status_lines(
@@ -465,7 +478,8 @@ class Authority:
                 clock_problem=self.time.problem(),
                 crl_problem=self._publisher.problem,
                 ledger_problem=self._ledger.problem(),
-                now=self.time.wall(),
+                now=now,
+                ocsp=self.responder.signers.line(now),
             ),
         )
 

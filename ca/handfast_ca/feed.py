@@ -37,6 +37,12 @@ class TrustState:
     announced: tuple[Announcement, ...] = ()
     revision: int = 1
 
+    def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
+        """On a list, or announced and soon on one."""
+        if _carried(self.crls.get(issuer_key_id), serial):
+            return True
+        return any(news.serial == serial and news.issuer_key_id == issuer_key_id for news in self.announced)
+
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:

@@ -2,8 +2,8 @@
 
 1. keys and certificates are read; a root key in place of the issuing key is refused
 2. ledger and audit log are opened, and the authority takes up where the last process stopped
-3. the CA gets its own certificate, through the same nine steps as everybody
-4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificate, retention, alarms
+3. the CA gets its own certificate, through the same nine steps as everybody, and one for its OCSP answers
+4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificates, retention, alarms
 """
 
 from __future__ import annotations
@@ -157,6 +157,8 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
             await authority.accept_clock(by="ca serve --accept-clock")
             if not authority.quarantine.is_open:
                 await authority.publish_crl()
+        if config.urls.ocsp:
+            await authority.responder.signers.renew_if_due()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
         following = asyncio.create_task(_follow_trust(authority, source))
         stack.callback(following.cancel)
@@ -235,6 +237,8 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
     scheduler.add_job(authority.witnesses.look_again, "interval", seconds=10)
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
+    if config.urls.ocsp:
+        scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)
     scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
     scheduler.start()
     try:

@@ -92,3 +92,10 @@ def test_a_socket_whose_path_no_kernel_takes_is_refused_before_anything_starts()
     """unix(7): 107 bytes and a zero."""
     assert reasons(GOOD + f"socket: /run/{'a' * 103}\n") == {"socket": "INVALID_CONFIG"}
     assert parse(GOOD + f"socket: /run/{'a' * 102}\n", {}).socket is not None
+
+
+def test_stapling_is_on_until_it_is_switched_off() -> None:
+    """YAML's ``on`` and ``off`` are true and false; anything else is a mistake."""
+    assert parse(GOOD, {}).stapling
+    assert not parse(GOOD + "stapling: off\n", {}).stapling
+    assert reasons(GOOD + "stapling: sometimes\n") == {"stapling": "INVALID_CONFIG"}

@@ -16,13 +16,16 @@ from handfast.certificates import Leaf, Usage
 from handfast.csr import build_csr, parse_csr
 from handfast.errors import Broken
 from handfast.keys import generate
+from handfast.ocsp import ocsp_url
 from handfast_ca.admission import admit
 from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.profile import Profile
-from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
+from handfast_ca.template import LeafPlan, LeafTemplate, leaf_access, new_serial
+from handfast_ca.urls import PublicUrls
 from tests.ca.core import NOW, URLS, WEB, Ceremony, entry
 
 CEREMONY = Ceremony()
+FACTS = IssuerFacts.of(CEREMONY.issuing.certificate, URLS)
 Mutation = Callable[[x509.CertificateBuilder], x509.CertificateBuilder]
 
 
@@ -46,7 +49,7 @@ def _rehearsed(builder: x509.CertificateBuilder) -> bytes:
 def test_what_the_template_makes_passes_the_lint(usages: tuple[str, ...]) -> None:
     plan = _plan(usages)
     der = _rehearsed(_builder(plan))
-    lint(der, plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+    lint(der, plan, FACTS)
     leaf = Leaf.parse(der)
     assert leaf.spiffe_id == WEB
     assert leaf.usages == {Usage(usage) for usage in usages}
@@ -106,6 +109,12 @@ TWO_URIS = x509.SubjectAlternativeName(
     [x509.UniformResourceIdentifier(str(WEB)), x509.UniformResourceIdentifier("spiffe://test.example/db")]
 )
 OTHER_NAME = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://test.example/db")])
+
+
+def _with_access(urls: PublicUrls) -> Mutation:
+    return _replaced(leaf_access(urls, CEREMONY.issuer.key_id), False)
+
+
 MUTATIONS: dict[str, Mutation] = {
     "CA:TRUE (A1)": _replaced(x509.BasicConstraints(ca=True, path_length=None), True),
     "keyCertSign (A1)": _replaced(_usage(key_cert_sign=True), True),
@@ -124,6 +133,8 @@ MUTATIONS: dict[str, Mutation] = {
     "no SKI": _without(x509.SubjectKeyIdentifier.oid),
     "no key usage": _without(x509.KeyUsage.oid),
     "no basic constraints": _without(x509.BasicConstraints.oid),
+    "no address of the responder": _with_access(PublicUrls(URLS.base, ocsp=False)),
+    "the address of another responder": _with_access(PublicUrls("http://evil.example")),
     "a subject (A8)": _with(subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "admin")])),
     "another issuer's name": _with(issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])),
     "a short serial (A17)": _with(serial_number=1),
@@ -138,14 +149,22 @@ def test_a_mutated_template_is_blocked_before_the_key_is_touched(mutation: Mutat
     """A1, A5, A8, A16, A17, D15: only the throw-away key has signed by then."""
     plan = _plan()
     with pytest.raises(Broken) as refused:
-        lint(_rehearsed(mutation(_builder(plan))), plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(_rehearsed(mutation(_builder(plan))), plan, FACTS)
     assert refused.value.reason in {"LINT", "NOT_AN_SVID"}
     assert refused.value.violations
 
 
+def test_where_ocsp_is_off_no_leaf_names_a_responder() -> None:
+    off, plan = PublicUrls(URLS.base, ocsp=False), _plan()
+    builder = LeafTemplate(CEREMONY.issuing.certificate, CEREMONY.issuer.key_id, off).builder(plan)
+    lint(_rehearsed(builder), plan, IssuerFacts.of(CEREMONY.issuing.certificate, off))
+    assert ocsp_url(Leaf.parse(_rehearsed(builder)).certificate) is None
+    assert ocsp_url(Leaf.parse(_rehearsed(_builder(plan))).certificate) == f"{URLS.base}/ocsp"
+
+
 def test_bytes_that_are_no_certificate_are_blocked() -> None:
     with pytest.raises(Broken):
-        lint(b"\x30\x00", _plan(), IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(b"\x30\x00", _plan(), FACTS)
 
 
 def test_serials_are_positive_long_and_have_no_constant_bit() -> None:
