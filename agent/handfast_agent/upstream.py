@@ -27,15 +27,13 @@ from handfast_agent.config import CaAddress, TrustPin
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 
-__all__ = ["GrpcUpstream", "Upstream", "ask_ocsp", "pinned_roots"]
+__all__ = ["GrpcUpstream", "Upstream", "pinned_roots"]
 
 M = TypeVar("M")
 T = TypeVar("T")
 
 CALL_SECONDS = 15.0
 MAX_BUNDLE_BYTES = 1024 * 1024
-OCSP_SECONDS = 5.0
-MAX_OCSP_BYTES = 64 * 1024
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -80,32 +78,14 @@ async def pinned_roots(pin: TrustPin, http: str) -> tuple[x509.Certificate, ...]
 
 
 def _download(url: str) -> bytes:
+    if not url.startswith(("http://", "https://")):
+        raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with _opened(urllib.request.Request(url), CALL_SECONDS) as answer:  # noqa: S310  # see _opened
+        with direct.open(url, timeout=CALL_SECONDS) as answer:
             return bytes(answer.read(MAX_BUNDLE_BYTES))
     except OSError as error:
         raise Unavailable(f"the trust bundle at {url} cannot be fetched: {error}") from error
-
-
-async def ask_ocsp(http: str, request: bytes) -> bytes:
-    """What the CA's responder says to a DER request, not yet believed. Raises ``Unavailable`` (``OCSP_NO_ANSWER``)."""
-    return await asyncio.to_thread(_post_ocsp, f"{http.rstrip('/')}/ocsp", request)
-
-
-def _post_ocsp(url: str, request: bytes) -> bytes:
-    asked = urllib.request.Request(url, request, {"Content-Type": "application/ocsp-request"})  # noqa: S310  # see _opened
-    try:
-        with _opened(asked, OCSP_SECONDS) as answer:
-            return bytes(answer.read(MAX_OCSP_BYTES))
-    except OSError as error:
-        raise Unavailable(f"the OCSP responder at {url} cannot be asked: {error}", reason="OCSP_NO_ANSWER") from error
-
-
-def _opened(request: urllib.request.Request, timeout: float) -> Any:
-    """Directly, whatever proxy the environment names, and over HTTP alone."""
-    if request.type not in ("http", "https"):
-        raise Invalid(f"{request.full_url} is not an http address", reason="INVALID_CONFIG")
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
 
 
 class GrpcUpstream:
