@@ -236,7 +236,7 @@ class Driver:
         self.plan = self.plan.certified(event, validity, renew_at)
         if renew_at <= now:
             self.plan = self.plan.due_on_arrival(self._clock.monotonic())
-            self._count("CLOCK_AHEAD")
+            self.count("CLOCK_AHEAD")
             _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
@@ -251,7 +251,7 @@ class Driver:
         self.plan = self.plan.failed(self._clock.monotonic(), self._draw(), error.retry_after)
         if error.reason in ("ANSWER_MISMATCH", "PIN_MISMATCH"):
             self._request = None
-        self._count(error.reason)
+        self.count(error.reason)
         _log.warning("attempt %d failed: %s (%s)", self.plan.failures, error.message, error.reason)
 
     async def _judge_self(self) -> None:
@@ -270,7 +270,7 @@ class Driver:
 
     async def _revoked(self) -> None:
         _log.error("our own certificate was revoked: withdrawn, and not renewed; a new join token is needed")
-        self._count("REVOKED")
+        self.count("REVOKED")
         await self._move(Event.REVOKED)
 
     async def _move(self, event: Event) -> None:
@@ -331,10 +331,10 @@ class Driver:
         return None if token is None or token_digest(token) == self._remembered.used_token else token
 
     def alarm(self, error: HandfastError) -> None:
-        self._count(error.reason)
+        self.count(error.reason)
         _log.error("refused: %s (%s)", error.message, error.reason)
 
-    def _count(self, reason: str) -> None:
+    def count(self, reason: str) -> None:
         self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
 
     def _not_after(self) -> str:

@@ -8,7 +8,6 @@ import logging
 import random
 import signal
 import sys
-from functools import partial
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unavailable
@@ -20,11 +19,12 @@ from handfast_agent.driver import Driver
 from handfast_agent.hooks import run_hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
+from handfast_agent.ocsp_http import ask_ocsp
 from handfast_agent.process import forbid_core_dumps
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
 from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
-from handfast_agent.upstream import GrpcUpstream, ask_ocsp
+from handfast_agent.upstream import GrpcUpstream
 from handfast_agent.watch import poll_once, watch_forever
 
 __all__ = ["Agent", "once", "run"]
@@ -54,7 +54,7 @@ class Agent:
             draw=self.draw,
             on_files=self._run_hooks,
         )
-        self.stapler = Stapler(self.driver, partial(ask_ocsp, config.ca.http), clock=self.clock, draw=self.draw)
+        self.stapler = Stapler(self.driver, ask_ocsp, clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())

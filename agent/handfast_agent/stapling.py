@@ -13,7 +13,7 @@ from datetime import datetime
 
 from handfast.clock import Clock
 from handfast.credentials import Credentials
-from handfast.errors import Broken, HandfastError
+from handfast.errors import Broken, HandfastError, Unavailable
 from handfast.ocsp import LONGEST_LIFE, NONCE_OCTETS, OcspAnswer, build_request, ocsp_url
 from handfast_agent import backoff
 from handfast_agent.driver import Driver
@@ -27,12 +27,14 @@ LONGEST_WAIT = 2.0
 
 
 class Stapler:
-    """Fetches, checks and hands over. ``ask`` takes a DER request and returns an answer that nobody has checked."""
+    """Fetches, checks and hands over. ``ask`` takes the URL that the certificate names and a DER request, and returns an
+    answer that nobody has checked.
+    """
 
     def __init__(
         self,
         driver: Driver,
-        ask: Callable[[bytes], Awaitable[bytes]],
+        ask: Callable[[str, bytes], Awaitable[bytes]],
         *,
         clock: Clock,
         draw: Callable[[], float],
@@ -49,21 +51,21 @@ class Stapler:
 
     async def look(self) -> float:
         """Does what is due, and returns how many seconds there is nothing to do."""
-        present, held = self._present(), self._driver.stapled
+        (present, url), held = self._present(), self._driver.stapled
         if held is not None and (present is None or held.serial != present.leaf.serial):
             self._again(0.0)
             await self._driver.staple(None)
         elif held is not None and self._clock.now() >= held.until:
             _log.warning("the OCSP answer ended at %s, and there is no newer one: taken away", held.until.isoformat())
             await self._driver.staple(None)
-        if present is not None and self._due():
-            await self._fetch(present)
+        if present is not None and url is not None and self._due():
+            await self._fetch(present, url)
         return LONGEST_WAIT
 
-    def _present(self) -> Credentials | None:
-        """What is served, when its CA answers OCSP requests."""
+    def _present(self) -> tuple[Credentials | None, str | None]:
+        """What is served, and where its CA answers OCSP requests about it, if at all."""
         present = self._driver.present if self._driver.plan.state is State.SERVING else None
-        return present if present is not None and ocsp_url(present.leaf.certificate) else None
+        return present, ocsp_url(present.leaf.certificate) if present is not None else None
 
     def _due(self) -> bool:
         """Before half of the answer's life is over; the moment is drawn once for each answer, so that agents spread."""
@@ -72,14 +74,11 @@ class Stapler:
         held = self._driver.stapled
         return held is None or self._refresh_at is None or self._clock.now() >= self._refresh_at
 
-    async def _fetch(self, present: Credentials) -> None:
+    async def _fetch(self, present: Credentials, url: str) -> None:
         try:
-            answer = await self._good(present)
+            answer = await self._good(present, url)
         except HandfastError as error:
-            self._failures += 1
-            wait = backoff.delay(self._failures, LONGEST_LIFE, self._draw(), error.retry_after)
-            self._again(wait)
-            self._driver.alarm(error)
+            self._failed(error)
             if error.reason in ("REVOKED", "OCSP_UNKNOWN"):
                 await self._driver.staple(None)
             return
@@ -89,14 +88,25 @@ class Stapler:
         self._refresh_at = answer.this_update + life * (0.8 + 0.2 * self._draw())
         await self._driver.staple(answer)
 
-    async def _good(self, present: Credentials) -> OcspAnswer:
+    def _failed(self, error: HandfastError) -> None:
+        """A responder that is away is no alarm, and in the log once; one that says what cannot be is, each time."""
+        self._failures += 1
+        self._again(backoff.delay(self._failures, LONGEST_LIFE, self._draw(), error.retry_after))
+        if not isinstance(error, Unavailable):
+            self._driver.alarm(error)
+            return
+        self._driver.count(error.reason)
+        if self._failures == 1:
+            _log.warning("no OCSP answer, and none to staple when the present one ends: %s", error.message)
+
+    async def _good(self, present: Credentials, url: str) -> OcspAnswer:
         """An answer to a question with a nonce of its own (threat D8), checked as any service would."""
         leaf, bundle = present.leaf, self._driver.trust.bundle
         issuer = bundle.issuer(leaf.issuer_key_id) if bundle is not None else None
         if issuer is None:
             raise Broken(f"the issuer of {leaf} is not in the bundle", reason="OCSP_FOREIGN_SIGNER")
         nonce = self._random_bytes(NONCE_OCTETS)
-        der = await self._ask(build_request(leaf.serial, issuer, nonce=nonce))
+        der = await self._ask(url, build_request(leaf.serial, issuer, nonce=nonce))
         answer = OcspAnswer.verify(der, serial=leaf.serial, issuer=issuer, now=self._clock.now(), nonce=nonce)
         answer.require_good()
         return answer

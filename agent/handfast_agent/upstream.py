@@ -29,15 +29,13 @@ from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 from handfast_agent.witness import offer
 
-__all__ = ["GrpcUpstream", "Upstream", "ask_ocsp", "pinned_roots", "read_answer", "read_news"]
+__all__ = ["GrpcUpstream", "Upstream", "pinned_roots", "read_answer", "read_news"]
 
 M = TypeVar("M")
 T = TypeVar("T")
 
 CALL_SECONDS = 15.0
 MAX_BUNDLE_BYTES = 1024 * 1024
-OCSP_SECONDS = 5.0
-MAX_OCSP_BYTES = 64 * 1024
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -87,35 +85,7 @@ async def pinned_roots(pin: TrustPin, address: str) -> tuple[x509.Certificate, .
 
 
 def _download(url: str) -> bytes:
-    """What it brings is worth nothing until a pin matches."""
-    try:
-        status, body = _http("GET", url, MAX_BUNDLE_BYTES, CALL_SECONDS)
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"the trust bundle at {url} cannot be fetched: {error}") from error
-    if status != 200:
-        raise Unavailable(f"the trust bundle at {url} cannot be fetched: HTTP status {status}")
-    return body
-
-
-async def ask_ocsp(http: str, request: bytes) -> bytes:
-    """What the CA's responder says to a DER request, not yet believed. Raises ``Unavailable`` (``OCSP_NO_ANSWER``)."""
-    return await asyncio.to_thread(_post_ocsp, f"{http.rstrip('/')}/ocsp", request)
-
-
-def _post_ocsp(url: str, request: bytes) -> bytes:
-    try:
-        status, body = _http("POST", url, MAX_OCSP_BYTES, OCSP_SECONDS, request, "application/ocsp-request")
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"the OCSP responder at {url} cannot be asked: {error}", reason="OCSP_NO_ANSWER") from error
-    if status != 200:
-        raise Unavailable(f"the OCSP responder at {url} answers HTTP status {status}", reason="OCSP_NO_ANSWER")
-    return body
-
-
-def _http(
-    method: str, url: str, limit: int, timeout: float, body: bytes | None = None, kind: str = ""
-) -> tuple[int, bytes]:
-    """Status and at most ``limit`` octets: plain, without a proxy, and no redirect is followed."""
+    """A plain GET: no proxy, no redirect. What it brings is worth nothing until a pin matches."""
     try:
         address = urlsplit(url)
         host, port = address.hostname or "", address.port
@@ -123,12 +93,18 @@ def _http(
         raise Invalid(f"{url} is not an http address: {error}", reason="INVALID_CONFIG") from error
     if not host or address.scheme not in ("http", "https"):
         raise Invalid(f"{url} is not an http address", reason="INVALID_CONFIG")
-    secure = address.scheme == "https"
-    connecting = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    with contextlib.closing(connecting(host, port, timeout=timeout)) as connection:
-        connection.request(method, address.path, body, {"Content-Type": kind} if kind else {})
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=CALL_SECONDS)
+    try:
+        connection.request("GET", address.path)
         answer = connection.getresponse()
-        return answer.status, answer.read(limit)
+        if answer.status != 200:
+            raise Unavailable(f"the trust bundle at {url} cannot be fetched: HTTP status {answer.status}")
+        return answer.read(MAX_BUNDLE_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"the trust bundle at {url} cannot be fetched: {error}") from error
+    finally:
+        connection.close()
 
 
 class GrpcUpstream:

@@ -82,7 +82,8 @@ class Workload:
     async def _hook(self) -> None:
         self.hooks += 1
 
-    async def _ask(self, request: bytes) -> bytes:
+    async def _ask(self, url: str, request: bytes) -> bytes:
+        assert url == f"{URLS.base}/ocsp"
         self.asked.append(request)
         if self.gone:
             raise Unavailable("nobody listens", reason="OCSP_NO_ANSWER")

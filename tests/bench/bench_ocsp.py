@@ -37,9 +37,9 @@ from tests.ca_serve.process import RunningServe
 from .report import report
 
 WEB = "spiffe://test.example/web"
-ROUNDS = 7
-REQUESTS = 1000
-SIGNATURES = 2000
+ROUNDS = 15
+REQUESTS = 400
+SIGNATURES = 1000
 
 
 def main() -> None:
@@ -72,9 +72,11 @@ def served() -> list[dict[str, Any]]:
     base_rate, base_cost = (statistics.median(found["file"]) for found in (rates, costs))
     for name, words in (("get", "GET"), ("post", "POST")):
         rate, cost = statistics.median(rates[name]), statistics.median(costs[name])
+        # Round by round, since other work comes and goes.
+        ratio = statistics.median(one / file for one, file in zip(rates[name], rates["file"], strict=True))
         size = f"{words}, {sizes[name]} bytes (file: {sizes['file']})"
-        rows.append({"what": f"{size}", "value": rate, "unit": "1/s", "baseline": base_rate, "ratio": rate / base_rate,
-                     "goal": "at least 0.5", "met": rate / base_rate >= 0.5})  # fmt: skip
+        rows.append({"what": f"{size}", "value": rate, "unit": "1/s", "baseline": base_rate, "ratio": ratio,
+                     "goal": "at least 0.5", "met": ratio >= 0.5})  # fmt: skip
         rows.append({"what": f"{words}, server CPU", "value": cost * 1e6, "unit": "us", "baseline": base_cost * 1e6,
                      "ratio": cost / base_cost})  # fmt: skip
     return rows

@@ -6,7 +6,8 @@ the time of ``producedAt`` from the machine, and cost three times what the signa
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -22,16 +23,11 @@ __all__ = [
     "NONCE",
     "UNKNOWN",
     "CertId",
-    "CertStatus",
     "Extension",
     "Request",
-    "ResponseData",
-    "SignatureAlgorithm",
-    "SingleResponse",
-    "dump",
+    "Writer",
     "raw",
     "revoked",
-    "signed_answer",
     "time",
 ]
 
@@ -67,7 +63,7 @@ class Extension:
 
 @asn1.sequence
 class SingleRequest:
-    cert: CertId
+    cert: TLV  # a CertId, kept as it came: the answer repeats it
     extensions: Annotated[list[Extension] | None, Explicit(0)]
 
 
@@ -117,20 +113,28 @@ class _Revoked:
     at: asn1.GeneralizedTime
 
 
-CertStatus = (
+_CertStatus = (
     Annotated[Variant[asn1.Null, Literal["good"]], Implicit(0)]
     | Annotated[Variant[_Revoked, Literal["revoked"]], Implicit(1)]
     | Annotated[Variant[_RevokedFor, Literal["revoked for"]], Implicit(1)]
     | Annotated[Variant[asn1.Null, Literal["unknown"]], Implicit(2)]
 )
-GOOD: CertStatus = Variant(asn1.Null(), "good")
-UNKNOWN: CertStatus = Variant(asn1.Null(), "unknown")
+
+
+@asn1.sequence
+class _Wrapped:
+    status: _CertStatus
+
+
+@asn1.sequence
+class _Unwrapped:
+    status: TLV
 
 
 @asn1.sequence
 class SingleResponse:
-    cert: CertId
-    status: CertStatus
+    cert: TLV
+    status: TLV
     this_update: TLV
     next_update: Annotated[TLV, Explicit(0)]
 
@@ -144,7 +148,7 @@ class ResponseData:
 
 
 @asn1.sequence
-class SignatureAlgorithm:
+class _SignatureAlgorithm:
     """AlgorithmIdentifier of ECDSA: no parameters (RFC 5758, 3.2)."""
 
     oid: x509.ObjectIdentifier
@@ -170,10 +174,6 @@ class _Response:
     body: Annotated[_Body, Explicit(0)]
 
 
-def dump(value: object) -> bytes:
-    return encode_der(value)
-
-
 def raw(der: bytes) -> TLV:
     """One element as it is."""
     return decode_der(TLV, der)
@@ -185,19 +185,64 @@ def time(moment: datetime) -> TLV:
     return raw(encode_der(asn1.GeneralizedTime(moment.replace(microsecond=0))))
 
 
-def revoked(at: datetime, reason: Reason) -> CertStatus:
+def _status(status: _CertStatus) -> TLV:
+    """Encoded once, for all answers that say it."""
+    return decode_der(_Unwrapped, encode_der(_Wrapped(status=status))).status
+
+
+GOOD = _status(Variant(asn1.Null(), "good"))
+UNKNOWN = _status(Variant(asn1.Null(), "unknown"))
+
+
+def revoked(at: datetime, reason: Reason) -> TLV:
     """No reason for "unspecified", as in a CRL (RFC 5280, 5.3.1)."""
     moment = asn1.GeneralizedTime(at.replace(microsecond=0))
     if reason is Reason.UNSPECIFIED:
-        return Variant(_Revoked(at=moment), "revoked")
-    return Variant(_RevokedFor(at=moment, reason=raw(x509.CRLReason(reason.flag).public_bytes())), "revoked for")
+        return _status(Variant(_Revoked(at=moment), "revoked"))
+    why = raw(x509.CRLReason(reason.flag).public_bytes())
+    return _status(Variant(_RevokedFor(at=moment, reason=why), "revoked for"))
 
 
 _SUCCESSFUL = raw(b"\x0a\x01\x00")
 """OCSPResponseStatus is ENUMERATED, which the declarations do not know."""
 
 
-def signed_answer(tbs: bytes, algorithm: TLV, signature: bytes, certificates: list[TLV]) -> bytes:
-    """OCSPResponse around what was signed."""
-    basic = _Basic(tbs=raw(tbs), algorithm=algorithm, signature=asn1.BitString(signature, 0), certificates=certificates)
-    return encode_der(_Response(status=_SUCCESSFUL, body=_Body(kind=_BASIC, response=encode_der(basic))))
+class Writer:
+    """Answers of one signer. Its structures are made once and filled for each answer, since making them anew would cost a
+    third of the signature: not for two threads.
+
+    ``key_hash`` is the responder's name: SHA-1 of its key (RFC 6960, 4.2.1). ``sign`` is ECDSA over SHA-256.
+    """
+
+    def __init__(self, key_hash: bytes, certificate: bytes, sign: Callable[[bytes], bytes]) -> None:
+        self._sign = sign
+        epoch = time(datetime.fromtimestamp(0, UTC))
+        self._nonce = Extension(oid=NONCE, critical=False, value=b"")
+        self._single = SingleResponse(cert=epoch, status=GOOD, this_update=epoch, next_update=epoch)
+        self._data = ResponseData(
+            responder=raw(encode_der(key_hash)), produced_at=epoch, responses=[self._single], extensions=None
+        )
+        self._basic = _Basic(
+            tbs=epoch,
+            algorithm=raw(encode_der(_SignatureAlgorithm(oid=x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256))),
+            signature=asn1.BitString(b"", 0),
+            certificates=[raw(certificate)],
+        )
+        self._body = _Body(kind=_BASIC, response=b"")
+        self._response = _Response(status=_SUCCESSFUL, body=self._body)
+
+    def write(self, cert: TLV, status: TLV, nonce: bytes, this_update: datetime, next_update: datetime) -> bytes:
+        """OCSPResponse in DER. ``producedAt`` is ``thisUpdate``: it is signed when it is found out. ``nonce`` is the
+        value of its extension, or empty.
+        """
+        single, data, basic = self._single, self._data, self._basic
+        single.cert, single.status = cert, status
+        single.this_update = data.produced_at = time(this_update)
+        single.next_update = time(next_update)
+        self._nonce.value = nonce
+        data.extensions = [self._nonce] if nonce else None
+        tbs = encode_der(data)
+        basic.tbs = raw(tbs)
+        basic.signature = asn1.BitString(self._sign(tbs), 0)
+        self._body.response = encode_der(basic)
+        return encode_der(self._response)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cryptography.hazmat.asn1 import decode_der
+from cryptography.hazmat.asn1 import TLV, decode_der
 
 from handfast.errors import Invalid
 from handfast_ca.ocsp.encoding import NONCE, CertId, Extension, Request
@@ -19,11 +19,13 @@ LONGEST_NONCE = 128
 
 
 class Question(NamedTuple):
-    """About one certificate; its serial may be any number, also one that no CA would give. ``nonce`` is the extension's
-    value as it came, or empty.
+    """About one certificate; its serial may be any number, also one that no CA would give.
+
+    ``cert_der`` is the CertID as it came, and ``nonce`` the extension's value as it came, or empty.
     """
 
     cert: CertId
+    cert_der: TLV
     nonce: bytes
 
 
@@ -35,17 +37,18 @@ def read_question(der: bytes) -> Question:
         raise Invalid(f"an OCSP request of {len(der)} bytes exceeds {MAX_REQUEST_BYTES}", reason="OCSP_MALFORMED")
     try:
         request = decode_der(Request, der).tbs
+        asked = request.requests
+        cert = asked[0].cert.parse(CertId) if len(asked) == 1 else None
     except (ValueError, TypeError, OverflowError) as error:
         raise Invalid(f"the OCSP request cannot be read: {type(error).__name__}", reason="OCSP_MALFORMED") from error
     if request.version != 0:
         raise Invalid(f"version {request.version} of OCSP requests is not known", reason="OCSP_MALFORMED")
-    if len(request.requests) != 1:
+    if cert is None:
         # RFC 5019, 2.1.1: one. A client that asks about several can ask several times.
-        raise Invalid(f"the OCSP request is about {len(request.requests)} certificates, not 1", reason="OCSP_SEVERAL")
-    (single,) = request.requests
-    for extension in single.extensions or ():
+        raise Invalid(f"the OCSP request is about {len(asked)} certificates, not 1", reason="OCSP_SEVERAL")
+    for extension in asked[0].extensions or ():
         _pass_over(extension)
-    return Question(single.cert, _nonce(request.extensions) if request.extensions else b"")
+    return Question(cert, asked[0].cert, _nonce(request.extensions) if request.extensions else b"")
 
 
 def _nonce(extensions: list[Extension]) -> bytes:

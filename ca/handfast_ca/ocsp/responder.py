@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from cryptography import x509
+from cryptography.hazmat.asn1 import TLV
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 
@@ -24,7 +25,7 @@ from handfast.revocation import Reason
 from handfast_ca.feed import Feed
 from handfast_ca.issuer import Issuer
 from handfast_ca.ledger import CertificateRecord, Ledger, Status
-from handfast_ca.ocsp.encoding import GOOD, UNKNOWN, CertStatus, revoked
+from handfast_ca.ocsp.encoding import GOOD, UNKNOWN, revoked
 from handfast_ca.ocsp.question import Question, read_question
 from handfast_ca.ocsp.signer import Signers
 from handfast_ca.timekeeper import Timekeeper
@@ -82,7 +83,7 @@ class Verdict:
     """What is true of a serial."""
 
     said: Said
-    status: CertStatus
+    status: TLV
     life: timedelta = LIFE
 
 

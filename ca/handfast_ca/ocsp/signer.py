@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.asn1 import TLV
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -34,19 +35,7 @@ from handfast_ca.ocsp.certificate import (
     responder_builder,
     responder_name,
 )
-from handfast_ca.ocsp.encoding import (
-    GOOD,
-    NONCE,
-    CertStatus,
-    Extension,
-    ResponseData,
-    SignatureAlgorithm,
-    SingleResponse,
-    dump,
-    raw,
-    signed_answer,
-    time,
-)
+from handfast_ca.ocsp.encoding import GOOD, Writer
 from handfast_ca.ocsp.question import Question, read_question
 from handfast_ca.status import Level, StatusLine
 from handfast_ca.template import new_serial
@@ -56,7 +45,6 @@ __all__ = ["Signer", "Signers"]
 
 _log = logging.getLogger(__name__)
 _ECDSA = ec.ECDSA(hashes.SHA256())
-_ECDSA_WITH_SHA256 = x509.SignatureAlgorithmOID.ECDSA_WITH_SHA256
 
 
 class Signer:
@@ -65,22 +53,15 @@ class Signer:
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.certificate = certificate
         self.validity = Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-        self._key = key
-        # ResponderID by key: SHA-1 of it, as a name (RFC 6960, 4.2.1).
-        self._name = raw(dump(x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest))
-        self._algorithm = raw(dump(SignatureAlgorithm(oid=_ECDSA_WITH_SHA256)))
-        self._certificates = [raw(certificate.public_bytes(serialization.Encoding.DER))]
+        self._writer = Writer(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest,
+            certificate.public_bytes(serialization.Encoding.DER),
+            lambda data: key.sign(data, _ECDSA),
+        )
 
-    def sign(self, question: Question, status: CertStatus, this_update: datetime, next_update: datetime) -> bytes:
-        """The answer in DER, with the question's own CertID and nonce. ``producedAt`` is ``thisUpdate``: it is signed
-        when it is found out.
-        """
-        now = time(this_update)
-        single = SingleResponse(cert=question.cert, status=status, this_update=now, next_update=time(next_update))
-        extensions = [Extension(oid=NONCE, critical=False, value=question.nonce)] if question.nonce else None
-        data = ResponseData(responder=self._name, produced_at=now, responses=[single], extensions=extensions)
-        tbs = dump(data)
-        return signed_answer(tbs, self._algorithm, self._key.sign(tbs, _ECDSA), self._certificates)
+    def sign(self, question: Question, status: TLV, this_update: datetime, next_update: datetime) -> bytes:
+        """The answer in DER, with the question's own CertID and nonce."""
+        return self._writer.write(question.cert_der, status, question.nonce, this_update, next_update)
 
     def __repr__(self) -> str:
         return f"Signer({self.certificate.subject.rfc4514_string()!r})"
