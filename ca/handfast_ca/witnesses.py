@@ -34,6 +34,7 @@ __all__ = ["MAX_LIST_BYTES", "Checkpoint", "Claim", "Witnesses"]
 MAX_LIST_BYTES = 16 * 1024 * 1024
 PATIENCE = 10.0
 """Seconds that an agent has to send a list before the next one that holds it is asked."""
+ROUNDS = 4
 SLACK = timedelta(hours=1)
 SERIALS_IN_LINE = 64
 """As many as an audit line keeps of one value."""
@@ -88,6 +89,7 @@ class Witnesses:
         self._time = time
         self._released = released
         self._quorum = quorum
+        self.patience = PATIENCE
         self._known: set[bytes] = set()
         self._asked: dict[bytes, asyncio.Event] = {}
         self._answered: set[SpiffeId] = set()
@@ -106,7 +108,8 @@ class Witnesses:
     async def hear(self, identity: SpiffeId, checkpoint: Checkpoint) -> tuple[bytes, ...]:
         """Digests of the lists that this agent shall send; with none it has answered."""
         self._note_present()
-        wanted = [claim.digest for claim in checkpoint.claims if await self._wants(identity, claim)]
+        claims = {claim.digest: claim for claim in checkpoint.claims}
+        wanted = [digest for digest, claim in claims.items() if await self._wants(identity, claim)]
         sequence = self._feed.state.bundle.sequence
         if checkpoint.bundle_sequence > sequence:
             self._unproven[identity] = f"bundle sequence {checkpoint.bundle_sequence}, above {sequence}"
@@ -123,14 +126,15 @@ class Witnesses:
             if present is None or claim.number > present.number:
                 self._unproven[identity] = f"CRL number {claim.number}, which it no longer has"
             return False
-        while (arriving := self._asked.get(claim.digest)) is not None:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await arriving.wait()
-            except TimeoutError:
+        for _ in range(ROUNDS):
+            arriving = self._asked.get(claim.digest)
+            if arriving is None:
                 break
+            arrived = await _within(self.patience, arriving)
             if claim.digest in self._known:
                 return False
+            if not arrived and self._asked.get(claim.digest) is arriving:
+                break  # whoever was asked is gone: this one is asked, and the others wait for it
         self._asked[claim.digest] = asyncio.Event()
         return True
 
@@ -167,8 +171,10 @@ class Witnesses:
         present = self._feed.state.crls.get(self._key_id)
         ahead = present is None or verified.number >= present.number
         now = self._time.wall()
-        # What was revoked before has expired, and the ledger may have forgotten it (RFC 5280, 3.3).
-        entries = await asyncio.to_thread(_entries, verified.der, now - self._longest - SLACK)
+        # What was revoked before has expired, and the ledger may have forgotten it (RFC 5280, 3.3). What the present list
+        # names is in the ledger: it was made of it, or learnt.
+        unheard = verified.serials - (present.serials if present else frozenset())
+        entries = await asyncio.to_thread(_entries, verified.der, now - self._longest - SLACK, unheard)
         until = min(now + self._longest, self._issuer.not_valid_after_utc)
         records = await self._ledger.learn(
             LearntList(
@@ -313,11 +319,22 @@ class Witnesses:
         self._known.add(digest)
 
 
-def _entries(der: bytes, since: datetime) -> tuple[RevokedEntry, ...]:
+async def _within(seconds: float, arriving: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await arriving.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _entries(der: bytes, since: datetime, unheard: frozenset[int]) -> tuple[RevokedEntry, ...]:
+    if not unheard:
+        return ()
     return tuple(
         RevokedEntry(entry.serial_number, entry.revocation_date_utc, _reason(entry))
         for entry in x509.load_der_x509_crl(der)
-        if entry.revocation_date_utc >= since
+        if entry.serial_number in unheard and entry.revocation_date_utc >= since
     )
 
 

@@ -276,6 +276,22 @@ async def test_one_agent_at_a_time_sends_a_list_and_the_next_one_does_when_it_fa
     assert await second == await third == ()
 
 
+async def test_when_the_one_that_was_asked_is_gone_the_next_one_is(bench: Restorable) -> None:
+    """J9, H2: one of those that wait, and not all of them at once."""
+    web = await bench.enrol()
+    newest = await forged(50, [web.record.serial])
+    bench.later()
+    await bench.restore(bench.backup(), quorum=Quorum(5))
+    witnesses = bench.authority.witnesses
+    assert await witnesses.hear(WEB, held(newest, 50)) != ()
+    witnesses.patience = 0.01
+    waiting = [asyncio.create_task(witnesses.hear(identity, held(newest, 50))) for identity in (DB, OPERATOR)]
+    asked, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [one.result() for one in asked] == [(hashlib.sha256(newest).digest(),)]
+    assert await witnesses.take(DB, newest) == 1
+    await asyncio.gather(*waiting)
+
+
 # --- when it ends -----------------------------------------------------------------------------------------------------
 
 
