@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -23,15 +22,15 @@ from handfast.identity import SpiffeId, TrustDomain
 from handfast.revocation import Reason, RevocationList
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Announcement, Feed
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, LearntList, Ledger, RevokedEntry
+from handfast_ca.ledger import CertificateFilter, CertificateRecord, LearntList, Ledger
 from handfast_ca.quarantine import Quarantine
 from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.status import Level, StatusLine
+from handfast_ca.testimony import Checkpoint, Claim, unheard_entries
 from handfast_ca.timekeeper import Timekeeper
 
-__all__ = ["MAX_LIST_BYTES", "Checkpoint", "Claim", "Witnesses"]
+__all__ = ["Witnesses"]
 
-MAX_LIST_BYTES = 16 * 1024 * 1024
 PATIENCE = 10.0
 """Seconds that an agent has to send a list before the next one that holds it is asked."""
 ROUNDS = 4
@@ -40,24 +39,6 @@ SERIALS_IN_LINE = 64
 """As many as an audit line keeps of one value."""
 REMEMBERED = 4096
 _BY_AGENTS = ("join-token", "renewal", "readmitted")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The newest list of one issuer that an agent ever accepted. ``held``: it can still send it."""
-
-    issuer_key_id: bytes
-    number: int
-    digest: bytes
-    held: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What an agent knows of the CA."""
-
-    claims: tuple[Claim, ...]
-    bundle_sequence: int = 0
 
 
 class Witnesses:
@@ -174,7 +155,7 @@ class Witnesses:
         # What was revoked before has expired, and the ledger may have forgotten it (RFC 5280, 3.3). What the present list
         # names is in the ledger: it was made of it, or learnt.
         unheard = verified.serials - (present.serials if present else frozenset())
-        entries = await asyncio.to_thread(_entries, verified.der, now - self._longest - SLACK, unheard)
+        entries = await asyncio.to_thread(unheard_entries, verified.der, now - self._longest - SLACK, unheard)
         until = min(now + self._longest, self._issuer.not_valid_after_utc)
         records = await self._ledger.learn(
             LearntList(
@@ -326,24 +307,6 @@ async def _within(seconds: float, arriving: asyncio.Event) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _entries(der: bytes, since: datetime, unheard: frozenset[int]) -> tuple[RevokedEntry, ...]:
-    if not unheard:
-        return ()
-    return tuple(
-        RevokedEntry(entry.serial_number, entry.revocation_date_utc, _reason(entry))
-        for entry in x509.load_der_x509_crl(der)
-        if entry.serial_number in unheard and entry.revocation_date_utc >= since
-    )
-
-
-def _reason(entry: x509.RevokedCertificate) -> Reason:
-    try:
-        given = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
-        return Reason(given.name.replace("_", "-"))
-    except (x509.ExtensionNotFound, ValueError):
-        return Reason.UNSPECIFIED
 
 
 def _announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:

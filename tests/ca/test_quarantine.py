@@ -30,7 +30,7 @@ from handfast_ca.ledger import CRL_EPOCH, CertificateFilter, CrlPlan, RevokedEnt
 from handfast_ca.quarantine import BEGAN_AT, BEGUN
 from handfast_ca.quorum import Quorum
 from handfast_ca.status import Level
-from handfast_ca.witnesses import Checkpoint, Claim
+from handfast_ca.testimony import Checkpoint, Claim
 from tests.ca.core import DB, NOW, TRUST_DOMAIN, WEB, Ceremony
 from tests.ca.test_authority import CEREMONY, Bench, refused
 

@@ -18,7 +18,7 @@ from handfast.wire.codec import from_rpc_error
 from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast_ca.crl import crl_builder
 from handfast_ca.ledger import CrlPlan, RevokedEntry
-from handfast_ca.witnesses import MAX_LIST_BYTES
+from handfast_ca.testimony import MAX_LIST_BYTES
 from tests.ca_edges.running import OPERATOR, RunningCa, running_ca
 
 WEB = "spiffe://test.example/web"
