@@ -235,7 +235,7 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(authority.forget_expired, "interval", hours=1)
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
-    scheduler.add_job(authority.witnesses.look_again, "interval", seconds=10)
+    scheduler.add_job(authority.witnesses.look_again, "interval", minutes=1)
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
     if config.urls.ocsp:
         scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)

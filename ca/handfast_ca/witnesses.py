@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -23,40 +22,23 @@ from handfast.identity import SpiffeId, TrustDomain
 from handfast.revocation import Reason, RevocationList
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Announcement, Feed
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, LearntList, Ledger, RevokedEntry
+from handfast_ca.ledger import CertificateFilter, CertificateRecord, LearntList, Ledger
 from handfast_ca.quarantine import Quarantine
 from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.status import Level, StatusLine
+from handfast_ca.testimony import Checkpoint, Claim, unheard_entries
 from handfast_ca.timekeeper import Timekeeper
 
-__all__ = ["MAX_LIST_BYTES", "Checkpoint", "Claim", "Witnesses"]
+__all__ = ["Witnesses"]
 
-MAX_LIST_BYTES = 16 * 1024 * 1024
 PATIENCE = 10.0
 """Seconds that an agent has to send a list before the next one that holds it is asked."""
+ROUNDS = 4
 SLACK = timedelta(hours=1)
 SERIALS_IN_LINE = 64
 """As many as an audit line keeps of one value."""
 REMEMBERED = 4096
 _BY_AGENTS = ("join-token", "renewal", "readmitted")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The newest list of one issuer that an agent ever accepted. ``held``: it can still send it."""
-
-    issuer_key_id: bytes
-    number: int
-    digest: bytes
-    held: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What an agent knows of the CA."""
-
-    claims: tuple[Claim, ...]
-    bundle_sequence: int = 0
 
 
 class Witnesses:
@@ -88,6 +70,7 @@ class Witnesses:
         self._time = time
         self._released = released
         self._quorum = quorum
+        self.patience = PATIENCE
         self._known: set[bytes] = set()
         self._asked: dict[bytes, asyncio.Event] = {}
         self._answered: set[SpiffeId] = set()
@@ -106,7 +89,8 @@ class Witnesses:
     async def hear(self, identity: SpiffeId, checkpoint: Checkpoint) -> tuple[bytes, ...]:
         """Digests of the lists that this agent shall send; with none it has answered."""
         self._note_present()
-        wanted = [claim.digest for claim in checkpoint.claims if await self._wants(identity, claim)]
+        claims = {claim.digest: claim for claim in checkpoint.claims}
+        wanted = [digest for digest, claim in claims.items() if await self._wants(identity, claim)]
         sequence = self._feed.state.bundle.sequence
         if checkpoint.bundle_sequence > sequence:
             self._unproven[identity] = f"bundle sequence {checkpoint.bundle_sequence}, above {sequence}"
@@ -123,14 +107,15 @@ class Witnesses:
             if present is None or claim.number > present.number:
                 self._unproven[identity] = f"CRL number {claim.number}, which it no longer has"
             return False
-        while (arriving := self._asked.get(claim.digest)) is not None:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await arriving.wait()
-            except TimeoutError:
+        for _ in range(ROUNDS):
+            arriving = self._asked.get(claim.digest)
+            if arriving is None:
                 break
+            arrived = await _within(self.patience, arriving)
             if claim.digest in self._known:
                 return False
+            if not arrived and self._asked.get(claim.digest) is arriving:
+                break  # whoever was asked is gone: this one is asked, and the others wait for it
         self._asked[claim.digest] = asyncio.Event()
         return True
 
@@ -167,8 +152,10 @@ class Witnesses:
         present = self._feed.state.crls.get(self._key_id)
         ahead = present is None or verified.number >= present.number
         now = self._time.wall()
-        # What was revoked before has expired, and the ledger may have forgotten it (RFC 5280, 3.3).
-        entries = await asyncio.to_thread(_entries, verified.der, now - self._longest - SLACK)
+        # What was revoked before has expired, and the ledger may have forgotten it (RFC 5280, 3.3). What the present list
+        # names is in the ledger: it was made of it, or learnt.
+        unheard = verified.serials - (present.serials if present else frozenset())
+        entries = await asyncio.to_thread(unheard_entries, verified.der, now - self._longest - SLACK, unheard)
         until = min(now + self._longest, self._issuer.not_valid_after_utc)
         records = await self._ledger.learn(
             LearntList(
@@ -313,20 +300,13 @@ class Witnesses:
         self._known.add(digest)
 
 
-def _entries(der: bytes, since: datetime) -> tuple[RevokedEntry, ...]:
-    return tuple(
-        RevokedEntry(entry.serial_number, entry.revocation_date_utc, _reason(entry))
-        for entry in x509.load_der_x509_crl(der)
-        if entry.revocation_date_utc >= since
-    )
-
-
-def _reason(entry: x509.RevokedCertificate) -> Reason:
+async def _within(seconds: float, arriving: asyncio.Event) -> bool:
     try:
-        given = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
-        return Reason(given.name.replace("_", "-"))
-    except (x509.ExtensionNotFound, ValueError):
-        return Reason.UNSPECIFIED
+        async with asyncio.timeout(seconds):
+            await arriving.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:

@@ -30,7 +30,7 @@ from handfast_ca.ledger import CRL_EPOCH, CertificateFilter, CrlPlan, RevokedEnt
 from handfast_ca.quarantine import BEGAN_AT, BEGUN
 from handfast_ca.quorum import Quorum
 from handfast_ca.status import Level
-from handfast_ca.witnesses import Checkpoint, Claim
+from handfast_ca.testimony import Checkpoint, Claim
 from tests.ca.core import DB, NOW, TRUST_DOMAIN, WEB, Ceremony
 from tests.ca.test_authority import CEREMONY, Bench, refused
 
@@ -274,6 +274,22 @@ async def test_one_agent_at_a_time_sends_a_list_and_the_next_one_does_when_it_fa
     assert not second.done()
     assert await bench.authority.witnesses.take(WEB, newest) == 1
     assert await second == await third == ()
+
+
+async def test_when_the_one_that_was_asked_is_gone_the_next_one_is(bench: Restorable) -> None:
+    """J9, H2: one of those that wait, and not all of them at once."""
+    web = await bench.enrol()
+    newest = await forged(50, [web.record.serial])
+    bench.later()
+    await bench.restore(bench.backup(), quorum=Quorum(5))
+    witnesses = bench.authority.witnesses
+    assert await witnesses.hear(WEB, held(newest, 50)) != ()
+    witnesses.patience = 0.01
+    waiting = [asyncio.create_task(witnesses.hear(identity, held(newest, 50))) for identity in (DB, OPERATOR)]
+    asked, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [one.result() for one in asked] == [(hashlib.sha256(newest).digest(),)]
+    assert await witnesses.take(DB, newest) == 1
+    await asyncio.gather(*waiting)
 
 
 # --- when it ends -----------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ LATER = {
     "J5": f"two replicas: {REVOCATION}; until then one process holds the ledger",
     "J6": f"replicas whose clocks differ: {REVOCATION}",
     "J7": REVOCATION,
-    "J9": f"quarantine and witnesses after a restore: {REVOCATION}",
     "J11": KEYS,
 }
 """What no test of this part holds, or not wholly, in words: where it comes from."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from handfast.errors import Invalid
 from handfast.wire.v1 import authority_pb2
-from handfast_ca.witnesses import MAX_LIST_BYTES, Checkpoint, Claim
+from handfast_ca.testimony import MAX_LIST_BYTES, Checkpoint, Claim
 
 __all__ = ["MAX_CLAIMS", "read_checkpoint", "read_list"]
 
