@@ -184,7 +184,13 @@ async def _follow_trust(authority: Authority, source: StaticSource) -> None:
 @asynccontextmanager
 async def _grpc(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> AsyncIterator[None]:
     permitted = policy(config.trust_domain, config.operators)
-    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
+    guard = AioGuard(
+        source,
+        permitted,
+        open_methods=OPEN_METHODS,
+        observer=gate.metrics.rpc,
+        on_refusal=gate.turned_away,
+    )
     server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
     add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
     add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
@@ -201,6 +207,7 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource, gate
         await status.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
         guard.close()
+        await gate.turned_away.written()
 
 
 @contextmanager
