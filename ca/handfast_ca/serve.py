@@ -44,7 +44,7 @@ from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
-from handfast_ca.custody.process import forbid_core_dumps
+from handfast_ca.custody.process import forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.limits import Limits
 from handfast_ca.metrics import CaMetrics
@@ -145,6 +145,7 @@ async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Cred
 async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool = False) -> None:
     """Runs until SIGTERM or SIGINT. ``accept_clock``: an operator says that the clock is right (threat J8)."""
     forbid_core_dumps()
+    raise_file_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
