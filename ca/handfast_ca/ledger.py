@@ -332,10 +332,6 @@ class Ledger(Registrations, CertificateBook, RevocationBook, Recovery, Marks, Pr
         """Changes nothing. ``Unavailable`` or ``Broken`` while nothing can be written (threat J2)."""
         ...
 
-    async def backup(self, path: str) -> None:
-        """One consistent copy while serving."""
-        ...
-
     def problem(self) -> HandfastError | None:
         """Why every write is refused from now on (threat J3); None while nothing is known to be wrong."""
         ...

@@ -44,7 +44,7 @@ from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
-from handfast_ca.custody.process import forbid_core_dumps
+from handfast_ca.custody.process import forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.limits import Limits
 from handfast_ca.metrics import CaMetrics
@@ -146,6 +146,7 @@ async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Cred
 async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool = False) -> None:
     """Runs until SIGTERM or SIGINT. ``accept_clock``: an operator says that the clock is right (threat J8)."""
     forbid_core_dumps()
+    raise_file_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -199,7 +200,13 @@ def _judging_by(authority: Authority, known: RevocationList) -> RevocationList:
 @asynccontextmanager
 async def _grpc(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> AsyncIterator[None]:
     permitted = policy(config.trust_domain, config.operators)
-    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
+    guard = AioGuard(
+        source,
+        permitted,
+        open_methods=OPEN_METHODS,
+        observer=gate.metrics.rpc,
+        on_refusal=gate.turned_away,
+    )
     server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
     add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
     add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
@@ -216,6 +223,7 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource, gate
         await status.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
         guard.close()
+        await gate.turned_away.written()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from handfast.errors import HandfastError, Unavailable
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc import caller as calling
 from handfast.rpc.caller import Caller
-from handfast.rpc.judging import GuardObserver, Judge
+from handfast.rpc.judging import GuardObserver, Judge, OnRefusal
 from handfast.rpc.streams import RunningStream, StreamWatch
 from handfast.wire import codec
 
@@ -53,6 +53,7 @@ class _Guarding:
         freshness: FreshnessPolicy | None = None,
         open_methods: frozenset[str] = frozenset(),
         observer: GuardObserver | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self._judge = Judge(
             source,
@@ -61,6 +62,7 @@ class _Guarding:
             freshness=freshness or FreshnessPolicy(),
             open_methods=open_methods,
             observer=observer,
+            on_refusal=on_refusal,
         )
         self._watch = StreamWatch(self._judge)
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
@@ -114,7 +116,7 @@ class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
     def _aio_unary(self, behaviour: Behaviour, method: str) -> Behaviour:
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                admitted = self._judge.admit(context.auth_context, method)
+                admitted = self._judge.admit(context, method)
             except HandfastError as error:
                 return await codec.abort(context, error)
             if admitted is not None:
@@ -126,7 +128,7 @@ class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
     def _aio_stream(self, behaviour: Behaviour, method: str, responses: bool) -> Behaviour:
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                admitted = self._judge.admit(context.auth_context, method)
+                admitted = self._judge.admit(context, method)
             except HandfastError as error:
                 return await codec.abort(context, error)
             if admitted is None:
@@ -188,7 +190,7 @@ def _guard_sync(judge: Judge, watch: StreamWatch, handler: Handler, method: str)
 def _sync_unary(judge: Judge, behaviour: Behaviour, method: str) -> Behaviour:
     def guarded(request: Any, context: Any) -> Any:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             return codec.abort_sync(context, error)
         if admitted is None:
@@ -205,7 +207,7 @@ def _sync_unary(judge: Judge, behaviour: Behaviour, method: str) -> Behaviour:
 def _sync_requests(judge: Judge, watch: StreamWatch, behaviour: Behaviour, method: str) -> Behaviour:
     def guarded(requests: Iterator[Any], context: Any) -> Any:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             return codec.abort_sync(context, error)
         if admitted is None:
@@ -227,7 +229,7 @@ def _sync_responses(
 ) -> Behaviour:
     def guarded(request: Any, context: Any) -> Iterator[Any]:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             codec.abort_sync(context, error)
             return

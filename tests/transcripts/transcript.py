@@ -38,6 +38,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"sha256:[0-9a-f]{64}", "<FINGERPRINT>"),
         (r"\b\d{8}T\d{6}Z", "<STAMP>"),
         (r'"bytes": \d+', '"bytes": <BYTES>'),
+        (r'"monotonic": [\d.]+', '"monotonic": <SECONDS>'),
+        (r'"boot": "[0-9a-f-]{36}"', '"boot": "<BOOT>"'),
         (r"\b[0-9a-f]{64}\b", "<SHA-256>"),
         (r"\b[0-9a-f]{40}\b", "<KEY-ID>"),
         (r"\b[0-9a-f]{26,32}\b", "<SERIAL>"),

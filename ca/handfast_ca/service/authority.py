@@ -41,13 +41,15 @@ class AuthorityService(AuthorityServicer):
         return self._issued(await answer(context, self._gate.enrol(address, lambda: self._enrol(request, address))))
 
     async def _enrol(self, request: authority_pb2.EnrolRequest, address: str) -> Issued:
-        if request.WhichOneof("proof") != "join_token":
-            raise Invalid("the request carries no proof", reason="NO_PROOF", hint="send a join token")
+        async with self._gate.reading("enrol", source=address, peer_address=address):
+            if request.WhichOneof("proof") != "join_token":
+                raise Invalid("the request carries no proof", reason="NO_PROOF", hint="send a join token")
+            lifetime = _lifetime(request)
         return await self._authority.enrol(
             Enrolment(
                 token=request.join_token,
                 csr=request.csr,
-                lifetime=_lifetime(request),
+                lifetime=lifetime,
                 spiffe_id=request.spiffe_id,
                 peer_address=address,
             )
@@ -59,8 +61,11 @@ class AuthorityService(AuthorityServicer):
         return self._issued(await answer(context, work))
 
     async def _renew(self, request: authority_pb2.RenewRequest, presented: Leaf, address: str) -> Issued:
+        identity = str(presented.spiffe_id)
+        async with self._gate.reading("renew", source=identity, spiffe_id=identity, peer_address=address):
+            lifetime = _lifetime(request)
         return await self._authority.renew(
-            Renewal(presented=presented, csr=request.csr, lifetime=_lifetime(request), peer_address=address)
+            Renewal(presented=presented, csr=request.csr, lifetime=lifetime, peer_address=address)
         )
 
     async def GetTrust(self, request: authority_pb2.GetTrustRequest, context: Any) -> trust_pb2.TrustUpdate:

@@ -326,9 +326,6 @@ class MemoryLedger:
     async def check(self) -> None:
         """It can always be written."""
 
-    async def backup(self, path: str) -> None:
-        raise Invalid(f"a ledger in memory cannot be copied to {path}", reason="NO_BACKUP", hint="use the SQLite store")
-
     def problem(self) -> None:
         return None
 

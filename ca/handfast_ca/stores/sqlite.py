@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -182,18 +180,6 @@ class SqliteLedger:
     async def check(self) -> None:
         """An empty transaction, which takes the lock for writing and needs no sync."""
         await self._writer.write(lambda _connection: None)
-
-    async def backup(self, path: str) -> None:
-        """Raises ``FileExistsError`` when there is something at ``path`` already."""
-        await asyncio.get_running_loop().run_in_executor(self._readers, self._copy, path)
-
-    def _copy(self, path: str) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        with self._reading.connect() as connection, closing(sqlite3.connect(path)) as target:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)
-            source.commit()
-            source.backup(target)
 
     async def close(self) -> None:
         """Commits what waits. Closing twice is closing once."""
