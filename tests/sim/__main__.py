@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
 import sys
 from dataclasses import replace
 
 from tests.sim.faults import FAULTS, Faults
+from tests.sim.loop import Process
 from tests.sim.run import Outcome, Size, simulate
 
 
@@ -17,6 +20,8 @@ def main() -> int:
     parser.add_argument("--fault", choices=sorted(FAULTS), help="with this fault switched on")
     parser.add_argument("--logs", action="store_true", help="with what agents and CA log, on stderr")
     wanted = parser.parse_args()
+    if wanted.logs:
+        _show_logs()
     first, _, end = wanted.seeds.partition(":")
     faults = FAULTS[wanted.fault] if wanted.fault else Faults()
     failed = 0
@@ -26,6 +31,21 @@ def main() -> int:
         failed += bool(outcome.broken)
         _tell(outcome, whole=not end)
     return min(failed, 1)
+
+
+def _show_logs() -> None:
+    """Each line with the virtual time and the process it comes from."""
+
+    def stamp(record: logging.LogRecord) -> bool:
+        process = Process.current()
+        record.who = process.name if process else "-"
+        record.at = asyncio.get_running_loop().time()
+        return True
+
+    handler = logging.StreamHandler()
+    handler.addFilter(stamp)
+    handler.setFormatter(logging.Formatter("[%(at)10.3f] %(who)-10s log: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _tell(outcome: Outcome, *, whole: bool) -> None:

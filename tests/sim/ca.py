@@ -29,7 +29,7 @@ from handfast_ca.enrolment import Enrolment, Renewal
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.profile import Profile
 from handfast_ca.registration import Entry
-from handfast_ca.serve import reserved_credentials
+from handfast_ca.serve import renew_own, reserved_credentials
 from handfast_ca.service.answers import TrustMessages, issued_message
 from tests.sim.disk import LedgerDisk, Slow
 from tests.sim.faults import Faults
@@ -164,7 +164,7 @@ class CaMachine:
         self.process.spawn(self._follow_trust())
         self.process.spawn(self._every(self.profile.crl_validity / 4, self.authority.publish_crl))
         self.process.spawn(self._every(self.profile.longest, self._forget))
-        self.process.spawn(self._every(self.profile.longest / 2, self._renew_own))
+        self.process.spawn(self._every(self.profile.longest / 20, self._renew_own))
         self.process.spawn(self._every(timedelta(seconds=20), self._sync))
 
     async def _every(self, period: timedelta, job: Callable[[], Awaitable[object]]) -> None:
@@ -179,12 +179,11 @@ class CaMachine:
     async def _sync(self) -> None:
         self.disk.sync()
 
+    async def _renew_own(self) -> None:
+        await renew_own(self.authority, self.source)
+
     async def _forget(self) -> None:
         await self.authority.forget_expired(keep=self.profile.longest)
-
-    async def _renew_own(self) -> None:
-        fresh = await reserved_credentials(self.authority, CA_ID)
-        self.source.publish(replace(fresh, generation=self.source.current().generation + 1))
 
     async def _follow_trust(self) -> None:
         """As ``handfast_ca.serve``: the CA's own guard knows every revocation when every agent does."""

@@ -15,11 +15,12 @@ from handfast_ca.stores.memory import MemoryLedger
 __all__ = ["AgentFiles", "AgentState", "LedgerDisk", "Slow"]
 
 LONGEST_WRITE = 0.008
-"""Seconds before, and again after, each step of a store."""
+"""Seconds before, and again after, each step of a store that writes."""
+WRITES = ("intend", "complete", "append", "add_", "remove_", "revoke_", "plan_", "record_", "raise_")
 
 
 class Slow:
-    """A port whose every step takes time before and after it is done, so that steps of many callers mix, and a process that
+    """A port whose every step that writes takes time before and after it is done, so that steps of many callers mix, and a process that
     dies does so before a step, or after it and before anybody hears of it.
     """
 
@@ -29,7 +30,7 @@ class Slow:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
-        if not inspect.iscoroutinefunction(found):
+        if not (inspect.iscoroutinefunction(found) and name.startswith(WRITES)):
             return found
         slow = self._slowed(found)
         setattr(self, name, slow)
