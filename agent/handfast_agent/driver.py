@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from handfast.certificates import Leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials
 from handfast.csr import build_csr
@@ -168,6 +169,15 @@ class Driver:
         self.stapled = answer
         if self._staple() != before:
             await self._publish()
+
+    async def heed(self, refusal: HandfastError, presented: Leaf) -> None:
+        """The CA lets ``presented`` in no more. Once that is revoked no trust comes this way any more, not even the news of
+        that, so the refusal is the news (threat C1).
+        """
+        present = self.present
+        is_ours = present is not None and present.leaf == presented
+        if refusal.reason == "REVOKED" and is_ours and self.plan.state is State.SERVING:
+            await self._revoked()
 
     async def stop(self) -> None:
         """Ends serving; the files stay for the next start."""

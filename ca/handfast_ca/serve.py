@@ -56,7 +56,7 @@ from handfast_ca.service.gate import Gate
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.sqlite import SqliteLedger
 
-__all__ = ["ca_identity", "open_authority", "reserved_credentials", "serve"]
+__all__ = ["ca_identity", "open_authority", "renew_own", "reserved_credentials", "serve"]
 
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
@@ -141,6 +141,17 @@ async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Cred
         announced=[(news.issuer_key_id, news.serial) for news in state.announced],
         now=authority.time.wall(),
     )
+
+
+async def renew_own(authority: Authority, source: StaticSource) -> None:
+    """The CA's own certificate, once half of its life is over. Called often, so that an attempt that fails leaves others:
+    nobody speaks to a CA whose certificate expired.
+    """
+    validity = source.current().leaf.validity
+    if authority.time.wall() < validity.not_before + validity.duration / 2:
+        return
+    fresh = await reserved_credentials(authority, source.current().spiffe_id)
+    source.publish(replace(fresh, generation=source.current().generation + 1))
 
 
 async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool = False) -> None:
@@ -229,11 +240,6 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource, gate
 @contextmanager
 def _schedule(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> Iterator[None]:
     """Each job is one call into the core; one that is late runs once, and never beside itself."""
-
-    async def renew_own() -> None:
-        fresh = await reserved_credentials(authority, ca_identity(config))
-        source.publish(replace(fresh, generation=source.current().generation + 1))
-
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
     )
@@ -247,7 +253,7 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
     if config.urls.ocsp:
         scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)
-    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
+    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 20, args=(authority, source))
     scheduler.start()
     try:
         yield
