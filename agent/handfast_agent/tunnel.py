@@ -185,8 +185,8 @@ def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
     if Usage.SERVER not in leaf.usages or not leaf.validity.contains(clock.now()):
         raise Unauthenticated(f"the certificate of {leaf} is not valid for a server now", reason="EXPIRED")
     if peer.revocations.revoked(leaf.issuer_key_id, leaf.serial):
-        # Not REVOKED: that is what the CA says of the agent's own certificate, which the agent then withdraws.
-        raise Unauthenticated(f"the certificate of {leaf} is revoked", reason="UNTRUSTED")
+        # A reason of its own: REVOKED is what the CA says of the agent's certificate, and ends that one.
+        raise Unauthenticated(f"the CA's own certificate is revoked: {leaf}", reason="CA_REVOKED")
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -196,7 +196,7 @@ class LedgerContract:
         assert await ledger.answered(digest("request 1"), now=NOW + 2 * HOUR) is None
 
     async def test_a_renewal_stands_on_a_certificate_of_ours_that_counts(self, ledger: Ledger) -> None:
-        """C1: issuer, serial, bytes, identity; unrevoked and unexpired."""
+        """C1, C3: issuer, serial, bytes, identity; unrevoked and unexpired; and for nobody else."""
         await issue(ledger, 1)
         other_bytes = replace(presented(1), der_sha256=digest("other"))
         cases = [
@@ -209,6 +209,9 @@ class LedgerContract:
             with pytest.raises(Unauthenticated) as refused:
                 await ledger.intend(intention(2, presented=shown, now=now))
             assert refused.value.reason == reason
+        with pytest.raises(Unauthenticated) as foreign:
+            await ledger.intend(intention(2, PAY, presented=presented(1)))
+        assert foreign.value.reason == "UNKNOWN_CERTIFICATE"
         await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW)
         with pytest.raises(Unauthenticated) as revoked:
             await ledger.intend(intention(2, presented=presented(1)))

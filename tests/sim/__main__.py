@@ -27,7 +27,9 @@ def main() -> int:
     failed = 0
     for seed in range(int(first), int(end or int(first) + 1)):
         size = Size.of(seed)
-        outcome = simulate(seed, size=replace(size, agents=wanted.agents or size.agents), faults=faults, logs=wanted.logs)
+        outcome = simulate(
+            seed, size=replace(size, agents=wanted.agents or size.agents), faults=faults, logs=wanted.logs
+        )
         failed += bool(outcome.broken)
         _tell(outcome, whole=not end)
     return min(failed, 1)

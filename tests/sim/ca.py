@@ -37,7 +37,7 @@ from tests.sim.loop import Process
 from tests.sim.network import Pipe
 from tests.sim.world import START, Chance, MachineClock, Timeline, Trouble
 
-__all__ = ["CA_ID", "TRUST_DOMAIN", "CaMachine", "Presented", "auth_context"]
+__all__ = ["CA_ID", "TRUST_DOMAIN", "CaMachine", "Call", "Presented"]
 
 TRUST_DOMAIN = TrustDomain("test.example")
 CA_ID = SpiffeId(TRUST_DOMAIN, "/handfast/ca")
@@ -60,15 +60,23 @@ class Presented:
         return cls(credentials.leaf, pem_chain(credentials.chain[:1]), pem_chain(credentials.chain[1:]))
 
 
-def auth_context(presented: Presented | None) -> AuthContext:
-    """As gRPC shows it to a server."""
-    if presented is None:
-        return {"ssl_tls_version": (b"TLSv1.3",)}
-    return {
-        "ssl_tls_version": (b"TLSv1.3",),
-        "x509_pem_cert": (presented.pem,),
-        "x509_pem_cert_chain": (presented.intermediates,),
-    }
+@dataclass(frozen=True)
+class Call:
+    """What gRPC shows of a call to a server."""
+
+    presented: Presented | None
+
+    def auth_context(self) -> AuthContext:
+        if self.presented is None:
+            return {"ssl_tls_version": (b"TLSv1.3",)}
+        return {
+            "ssl_tls_version": (b"TLSv1.3",),
+            "x509_pem_cert": (self.presented.pem,),
+            "x509_pem_cert_chain": (self.presented.intermediates,),
+        }
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
 
 @functools.cache
@@ -197,11 +205,11 @@ class CaMachine:
     # --- what it serves, behind its guard ---------------------------------------------------------------------------
 
     async def enrol(self, token: str, csr: bytes, spiffe_id: str) -> bytes:
-        self._judge.admit(lambda: auth_context(None), f"{_SERVICE}/Enrol")
+        self._judge.admit(Call(None), f"{_SERVICE}/Enrol")
         return self._issued(await self.authority.enrol(Enrolment(token, csr, spiffe_id=spiffe_id)))
 
     async def renew(self, presented: Presented, csr: bytes) -> bytes:
-        caller = self._judge.admit(lambda: auth_context(presented), f"{_SERVICE}/Renew")
+        caller = self._judge.admit(Call(presented), f"{_SERVICE}/Renew")
         assert caller is not None
         return self._issued(await self.authority.renew(Renewal(caller.leaf, csr)))
 
@@ -210,13 +218,13 @@ class CaMachine:
         return issued_message(issued, trust).SerializeToString()
 
     async def get_trust(self, presented: Presented) -> bytes:
-        self._judge.admit(lambda: auth_context(presented), f"{_SERVICE}/GetTrust")
+        self._judge.admit(Call(presented), f"{_SERVICE}/GetTrust")
         return self._messages.whole(self.authority.trust(), self.clock.now()).SerializeToString()
 
     async def watch_trust(self, presented: Presented, pipe: Pipe) -> None:
         """The guard ends the stream of a caller that is no longer good: before it has the news of that, or after."""
         method = f"{_SERVICE}/WatchTrust"
-        self._judge.admit(lambda: auth_context(presented), method)
+        self._judge.admit(Call(presented), method)
         ending = Process.current().spawn(self._end_when_bad(presented, method, pipe))  # type: ignore[union-attr]
         try:
             async for change in self.authority.feed.watch():

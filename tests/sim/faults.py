@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from handfast.errors import HandfastError
 from handfast.rpc.caller import Caller
-from handfast.rpc.judging import AuthContext, Judge
-from collections.abc import Callable
+from handfast.rpc.judging import CallContext, Judge
 
 __all__ = ["FAULTS", "CachingJudge", "Faults"]
 
@@ -32,11 +31,11 @@ class Faults:
 class CachingJudge(Judge):
     """Does not look again at a caller that it let in before."""
 
-    def admit(self, auth_context: Callable[[], AuthContext], method: str) -> Caller | None:
+    def admit(self, context: CallContext, method: str) -> Caller | None:
         seen: dict[bytes, Caller] = self.__dict__.setdefault("seen", {})
-        pem = auth_context()["x509_pem_cert"][0]
+        pem = context.auth_context()["x509_pem_cert"][0]
         if pem not in seen:
-            caller = super().admit(auth_context, method)
+            caller = super().admit(context, method)
             assert caller is not None
             seen[pem] = caller
         return seen[pem]

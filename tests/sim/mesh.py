@@ -10,7 +10,7 @@ from random import Random
 from handfast.access import judge_credentials
 from handfast.errors import HandfastError
 from tests.sim.agent import AgentMachine
-from tests.sim.ca import Presented, auth_context
+from tests.sim.ca import Call, Presented
 from tests.sim.faults import Faults
 from tests.sim.oracle import Oracle
 from tests.sim.world import Timeline
@@ -34,7 +34,9 @@ class _Stream:
 class Mesh:
     """Who calls whom. Machines that are suspended neither call nor answer."""
 
-    def __init__(self, machines: list[AgentMachine], oracle: Oracle, timeline: Timeline, chance: Random, faults: Faults):
+    def __init__(
+        self, machines: list[AgentMachine], oracle: Oracle, timeline: Timeline, chance: Random, faults: Faults
+    ):
         self.machines = machines
         self.refused: Counter[str] = Counter()
         self._oracle = oracle
@@ -78,7 +80,7 @@ class Mesh:
         if server.asleep:
             return False
         try:
-            server.judge.admit(lambda: auth_context(caller), METHOD)
+            server.judge.admit(Call(caller), METHOD)
         except HandfastError as error:
             self._refuse(server, caller, error.reason)
             return False
@@ -114,7 +116,7 @@ class Mesh:
             until = asyncio.get_running_loop().time() + seconds
             while asyncio.get_running_loop().time() < until and not stream.ended:
                 await asyncio.sleep(1.5)
-                if not stream.ended and not server.asleep:
+                if not server.asleep and not stream.ended:
                     self._oracle.took(server, stream.presented.leaf, "a stream", stream=True)
         finally:
             watching.cancel()
@@ -131,7 +133,9 @@ class Mesh:
                 bad = server.judge.still_good(stream.presented.leaf, stream.presented.intermediates, METHOD)
                 if bad is not None and not server.asleep:
                     stream.ended = bad.reason
-                    self._timeline.add(server.name, f"ends a stream of {stream.presented.leaf.spiffe_id.path}: {bad.reason}")
+                    self._timeline.add(
+                        server.name, f"ends a stream of {stream.presented.leaf.spiffe_id.path}: {bad.reason}"
+                    )
                     return
                 left = stream.presented.leaf.expires_at - server.clock.now().timestamp()
                 try:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 

@@ -98,7 +98,13 @@ class Script:
     """One event after another; each undoes itself after a while."""
 
     def __init__(
-        self, machines: list[AgentMachine], ca: CaMachine, operator: Operator, mesh: Mesh, timeline: Timeline, chance: Random
+        self,
+        machines: list[AgentMachine],
+        ca: CaMachine,
+        operator: Operator,
+        mesh: Mesh,
+        timeline: Timeline,
+        chance: Random,
     ) -> None:
         self._machines = machines
         self._ca = ca
