@@ -40,8 +40,8 @@ test: $(STAMP) ## The tests, under ten minutes on two cores
 	tests/system-packages.sh
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, long rotations
-	tests/system-packages.sh
+test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, Envoy, Java
+	tests/system-packages.sh all
 	$(BIN)/pytest
 	$(MAKE) test-wheels
 
