@@ -3,7 +3,7 @@
 # Installs what is missing when it may, or says what to install. `all` is what the slow tests need beside it.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
-needed="openssl:openssl certtool:gnutls-bin faketime:faketime curl:curl nginx:nginx haproxy:haproxy node:nodejs"
+needed="openssl:openssl certtool:gnutls-bin faketime:faketime curl:curl nginx:nginx haproxy:haproxy socat:socat node:nodejs"
 [ "${1:-}" = all ] && needed="$needed javac:default-jdk-headless"
 missing=""
 for pair in $needed; do

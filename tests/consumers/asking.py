@@ -68,6 +68,15 @@ class Asker:
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, serial=self.serial, error=repr(error))
 
+    def wait_for_the_end(self) -> bool:
+        """True when the other side closes the connection, False when it does not in half a minute."""
+        try:
+            return self._http.sock.recv(1) == b""
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+
     def close(self) -> None:
         self._http.close()
 

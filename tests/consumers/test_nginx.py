@@ -7,19 +7,18 @@ import contextlib
 import re
 import shlex
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from handfast.sources import StaticSource
 from tests.consumers.asking import Answer, Asker, ask, context_of, load, resumes
 from tests.consumers.members import Member, stale_files
 from tests.consumers.pages import block
 from tests.consumers.programs import Program, eventually, free_port, running
-from tests.consumers.upstream import Upstream, upstream
+from tests.consumers.upstream import Upstream
 from tests.peers.authority import PeerAuthority
 
 PAGE = "nginx.md"
@@ -46,7 +45,6 @@ class Served:
     port: int
     member: Member
     service: Upstream
-    service_source: StaticSource
 
     def said(self) -> str:
         return self.program.said()
@@ -76,48 +74,38 @@ def command(home: Path) -> list[str]:
     return [nginx, "-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")]
 
 
-@pytest.fixture
-def behind(peer: PeerAuthority) -> Iterator[tuple[Upstream, StaticSource]]:
-    """A service that hears of others' revocations, and not of its own."""
-    source = StaticSource(peer.authority.issue("/orders"))
-    with upstream(source) as service:
-        yield service, source
-
-
 @contextlib.asynccontextmanager
-async def serving(
-    home: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource], shutdown: str = "10s"
-) -> AsyncIterator[Served]:
+async def serving(home: Path, peer: PeerAuthority, service: Upstream, shutdown: str = "10s") -> AsyncIterator[Served]:
     port = free_port()
     script = home / "nginx.sh"
     changes = {"nginx -c /etc/nginx/nginx.conf": shlex.join(command(home)), "/run/nginx.pid": f"{home}/nginx.pid"}
     script.write_text(block(PAGE, "/etc/handfast/nginx.sh", changes))
     paths = {"/run/handfast/web": str(home / "web"), "/etc/handfast/nginx.sh": str(script)}
     member = await Member.enrol(home, peer, block(PAGE, "agent.yaml", paths))
-    configure(home, member.directory, port, behind[0].server_port, shutdown)
+    configure(home, member.directory, port, service.server_port, shutdown)
     async with running(command(home), home, [port]) as program:
-        yield Served(program, port, member, *behind)
+        yield Served(program, port, member, service)
 
 
 async def test_a_client_with_a_certificate_is_served_through_and_one_without_is_not(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     client = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, behind) as nginx:
+    async with serving(tmp_path, peer, service) as nginx:
         answer = await asyncio.to_thread(ask, nginx.port, context_of(client))
         assert answer == Answer(200, b"seen", nginx.member.serial), nginx.said()
         bare = await asyncio.to_thread(ask, nginx.port, context_of(None, client.bundle.roots_pem))
         assert bare.status == 400
-        assert nginx.service.asked == ["/"]
+        assert service.asked == ["/"]
 
 
 @pytest.mark.parametrize("tickets", ["off", "on"])
 async def test_sessions_are_not_resumed_unless_somebody_allows_them(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource], tickets: str
+    tmp_path: Path, peer: PeerAuthority, service: Upstream, tickets: str
 ) -> None:
     """C7: `on` is the control, which shows that a caller of these tests would resume."""
     client = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, behind) as nginx:
+    async with serving(tmp_path, peer, service) as nginx:
         file = tmp_path / "web.conf"
         file.write_text(re.sub(r"(ssl_session_tickets +)off", rf"\g<1>{tickets}", file.read_text()))
         serial = await nginx.member.rotate()
@@ -126,10 +114,10 @@ async def test_sessions_are_not_resumed_unless_somebody_allows_them(
 
 
 async def test_rotations_fail_no_request_and_restart_nothing(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     context = context_of(peer.authority.issue("/client"))
-    async with serving(tmp_path, peer, behind) as nginx, load(nginx.port, context) as seen:
+    async with serving(tmp_path, peer, service) as nginx, load(nginx.port, context) as seen:
         for _ in range(3):
             serial = await nginx.member.rotate()
             await seen.answer_with(serial, nginx.said)
@@ -139,69 +127,67 @@ async def test_rotations_fail_no_request_and_restart_nothing(
 
 
 async def test_a_revoked_client_is_refused_and_its_open_connection_ends(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     """C6: by the reload; the idle connection of the worker that is replaced is closed at once."""
     revoked, good = peer.authority.issue("/client"), peer.authority.issue("/other")
-    async with serving(tmp_path, peer, behind) as nginx:
+    async with serving(tmp_path, peer, service) as nginx:
         with Asker(nginx.port, context_of(revoked)) as open_one:
             assert (await asyncio.to_thread(open_one.ask)).good
             peer.authority.revoke(revoked)
             assert (await asyncio.to_thread(open_one.ask)).good, "nothing was told yet"
             await nginx.hear_of_revocation()
             assert (await asyncio.to_thread(open_one.ask)).status == 0
-        asked = len(nginx.service.asked)
+        asked = len(service.asked)
         assert [(await asyncio.to_thread(ask, nginx.port, context_of(revoked))).status for _ in range(5)] == [400] * 5
-        assert len(nginx.service.asked) == asked
+        assert len(service.asked) == asked
         assert (await asyncio.to_thread(ask, nginx.port, context_of(good))).good
 
 
 async def test_an_answer_that_does_not_end_is_cut_after_the_shutdown_timeout(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     """C6: `worker_shutdown_timeout` bounds what a reload leaves."""
     revoked = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, behind, shutdown="1s") as nginx:
+    async with serving(tmp_path, peer, service, shutdown="1s") as nginx:
         running_one = asyncio.create_task(asyncio.to_thread(ask, nginx.port, context_of(revoked), "/slow"))
-        await eventually(lambda: "/slow" in nginx.service.asked, nginx.said)
+        await eventually(lambda: "/slow" in service.asked, nginx.said)
         peer.authority.revoke(revoked)
         await nginx.member.listen()
         assert (await running_one).status == 0
-        assert not nginx.service.release.is_set()
+        assert not service.release.is_set()
 
 
-async def test_a_revoked_service_behind_gets_no_request(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
-) -> None:
+async def test_a_revoked_service_behind_gets_no_request(tmp_path: Path, peer: PeerAuthority, service: Upstream) -> None:
     """C6, the other direction: nginx is the client."""
     context = context_of(peer.authority.issue("/client"))
-    async with serving(tmp_path, peer, behind) as nginx:
+    async with serving(tmp_path, peer, service) as nginx:
         assert (await asyncio.to_thread(ask, nginx.port, context)).good
-        peer.authority.revoke(nginx.service_source.current())
+        peer.authority.revoke(service.source.current())
         await nginx.hear_of_revocation()
-        asked = len(nginx.service.asked)
+        asked = len(service.asked)
         assert (await asyncio.to_thread(ask, nginx.port, context)).status == 502
-        assert len(nginx.service.asked) == asked
+        assert len(service.asked) == asked
         assert "certificate revoked" in nginx.said()
 
 
 async def test_when_its_own_certificate_is_revoked_it_is_stopped(
-    tmp_path: Path, peer: PeerAuthority, behind: tuple[Upstream, StaticSource]
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     """C6: a reload without a key would leave the old one in use."""
-    async with serving(tmp_path, peer, behind) as nginx:
+    async with serving(tmp_path, peer, service) as nginx:
         peer.authority.revoke(nginx.member.present)
         await nginx.member.listen()
         assert not (nginx.member.directory / "tls.key").exists()
         await eventually(lambda: not nginx.program.runs, nginx.said)
 
 
-async def test_an_ended_list_refuses_everybody(tmp_path: Path, behind: tuple[Upstream, StaticSource]) -> None:
+async def test_an_ended_list_refuses_everybody(tmp_path: Path, service: Upstream) -> None:
     """D2: fail closed."""
     port = free_port()
     client = stale_files(tmp_path / "web")
-    configure(tmp_path, tmp_path / "web", port, behind[0].server_port)
+    configure(tmp_path, tmp_path / "web", port, service.server_port)
     async with running(command(tmp_path), tmp_path, [port]) as program:
         assert (await asyncio.to_thread(ask, port, context_of(client))).status == 400
         assert "CRL has expired" in program.said()
-    assert behind[0].asked == []
+    assert service.asked == []

@@ -15,8 +15,9 @@ class Upstream(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, source: handfast.Source) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.source = source
         self.asked: list[str] = []
         self.release = threading.Event()
 
@@ -44,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def upstream(source: handfast.Source) -> Iterator[Upstream]:
-    server = Upstream()
+    server = Upstream(source)
     server.socket = handfast.server_context(source).wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
