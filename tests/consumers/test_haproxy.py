@@ -39,7 +39,7 @@ class Served:
         """The agent is told and its hook reloads."""
         await self.reloaded_by(self.member.listen())
 
-    async def reloaded_by(self, cause: Coroutine[Any, Any, None]) -> None:
+    async def reloaded_by(self, cause: Coroutine[Any, Any, object]) -> None:
         """Returns when the worker of before has ended."""
         before = self.workers()
         await cause

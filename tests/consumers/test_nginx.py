@@ -7,9 +7,10 @@ import contextlib
 import re
 import shlex
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -53,9 +54,13 @@ class Served:
         return {child.pid for child in psutil.Process(self.program.pid).children()}
 
     async def hear_of_revocation(self) -> None:
-        """The agent is told and its hook reloads. Returns when the last worker with the old list has ended."""
+        """The agent is told and its hook reloads."""
+        await self.reloaded_by(self.member.listen())
+
+    async def reloaded_by(self, cause: Coroutine[Any, Any, object]) -> None:
+        """Returns when the last worker of before has ended."""
         before = self.workers()
-        await self.member.listen()
+        await cause
         await eventually(lambda: self.workers().isdisjoint(before), self.said)
 
 
@@ -108,8 +113,7 @@ async def test_sessions_are_not_resumed_unless_somebody_allows_them(
     async with serving(tmp_path, peer, service) as nginx:
         file = tmp_path / "web.conf"
         file.write_text(re.sub(r"(ssl_session_tickets +)off", rf"\g<1>{tickets}", file.read_text()))
-        serial = await nginx.member.rotate()
-        await eventually(lambda: ask(nginx.port, context_of(client)).serial == serial, nginx.said)
+        await nginx.reloaded_by(nginx.member.rotate())
         assert await asyncio.to_thread(resumes, nginx.port, context_of(client)) == (tickets == "on")
 
 
