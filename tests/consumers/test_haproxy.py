@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.consumers.asking import Answer, Asker, ask, context_of, load, resumes
+from tests.consumers.asking import Answer, Asker, ask, context_of, load, refusal, resumes
 from tests.consumers.members import Member, stale_files
 from tests.consumers.pages import block
 from tests.consumers.programs import Program, eventually, free_port, running
@@ -128,7 +128,7 @@ async def test_a_revoked_client_is_refused_and_its_open_connection_ends(
             assert (await asyncio.to_thread(open_one.ask)).status == 0
         asked = len(service.asked)
         for _ in range(3):
-            assert "CERTIFICATE_REVOKED" in (await asyncio.to_thread(ask, haproxy.port, context_of(revoked))).error
+            assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
         assert len(service.asked) == asked
         assert (await asyncio.to_thread(ask, haproxy.port, context_of(good))).good
 
@@ -160,7 +160,7 @@ async def test_through_the_runtime_api_new_handshakes_are_refused_and_an_open_co
             assert (await asyncio.to_thread(busy.ask)).good
             peer.authority.revoke(revoked)
             await haproxy.member.listen()
-            assert "CERTIFICATE_REVOKED" in (await asyncio.to_thread(ask, haproxy.port, context_of(revoked))).error
+            assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
             assert (await asyncio.to_thread(busy.ask)).good
             assert await asyncio.to_thread(idle.wait_for_the_end)
         assert haproxy.workers() == workers
@@ -189,7 +189,7 @@ async def test_a_list_that_is_too_long_for_the_runtime_api_is_loaded_by_a_reload
     async with serving(tmp_path, peer, service, LISTS) as haproxy:
         peer.authority.revoke_all([revoked.leaf.serial, *range(1, 1000)])
         await haproxy.hear_of_revocation()
-        assert "CERTIFICATE_REVOKED" in (await asyncio.to_thread(ask, haproxy.port, context_of(revoked))).error
+        assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
 
 
 async def test_when_its_own_certificate_is_revoked_it_is_stopped(
@@ -209,5 +209,5 @@ async def test_an_ended_list_refuses_everybody(tmp_path: Path, service: Upstream
     client = stale_files(tmp_path / "web")
     configure(tmp_path, tmp_path / "web", port, service.server_port)
     async with running(command(tmp_path), tmp_path, [port]):
-        assert "CERTIFICATE_EXPIRED" in (await asyncio.to_thread(ask, port, context_of(client))).error
+        assert "CERTIFICATE_EXPIRED" in await asyncio.to_thread(refusal, port, context_of(client))
     assert service.asked == []

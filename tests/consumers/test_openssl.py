@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from handfast.sources import StaticSource
-from tests.consumers.asking import ask, context_of
+from tests.consumers.asking import ask, context_of, refusal
 from tests.consumers.members import Member, stale_files
 from tests.consumers.programs import free_port, running
 from tests.consumers.scripts import run, script
@@ -69,7 +69,7 @@ async def test_s_server_knows_what_it_started_with_and_no_more(tmp_path: Path, p
     async with running(["/bin/sh", commands["serve"]], tmp_path, [port]) as program:
         answer = await asyncio.to_thread(ask, port, context_of(good))
         assert (answer.good, answer.serial) == (True, member.serial), program.said()
-        assert "CERTIFICATE_REVOKED" in (await asyncio.to_thread(ask, port, context_of(revoked))).error
+        assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, port, context_of(revoked))
 
 
 @pytest.mark.parametrize("present", [True, False])
