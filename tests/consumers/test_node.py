@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.consumers.asking import Answer, Asker, ask, context_of, load, resumes
+from tests.consumers.lines import talking
 from tests.consumers.members import Member, stale_files
 from tests.consumers.pages import block
 from tests.consumers.programs import Program, eventually, free_port, running
@@ -117,31 +117,6 @@ async def test_when_its_own_certificate_is_revoked_it_exits(tmp_path: Path, peer
         assert served.program.process.returncode == 1
 
 
-class Client:
-    """The page's client as a process that asks for one address after another."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    async def ask(self, url: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{url}\n")
-        self._process.stdin.flush()
-        return (await asyncio.to_thread(self._process.stdout.readline)).strip()
-
-
-@contextlib.contextmanager
-def calling(home: Path) -> Iterator[Client]:
-    process = subprocess.Popen(
-        [node(), str(home / "lines.mjs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=home
-    )
-    with process:
-        yield Client(process)
-        assert process.stdin is not None
-        process.stdin.close()
-
-
 async def test_a_client_follows_rotations_and_refuses_a_revoked_server(
     tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
@@ -149,7 +124,7 @@ async def test_a_client_follows_rotations_and_refuses_a_revoked_server(
     member = await Member.enrol(tmp_path, peer, f"identity: spiffe://prod.example/web\ndirectory: {tmp_path}/web")
     write_modules(tmp_path, free_port())
     url = f"https://localhost:{service.server_port}/"
-    with calling(tmp_path) as client:
+    with talking([node(), str(tmp_path / "lines.mjs")]) as client:
         for _ in range(5):
             assert await client.ask(url) == "seen"
             await member.rotate()
@@ -169,5 +144,5 @@ async def test_an_ended_list_refuses_everybody(tmp_path: Path) -> None:
     write_modules(tmp_path, port)
     async with running([node(), tmp_path / "server.mjs"], tmp_path, [port]):
         assert (await asyncio.to_thread(ask, port, context_of(client))).status == 0
-        with calling(tmp_path) as caller:
+        with talking([node(), str(tmp_path / "lines.mjs")]) as caller:
             assert await caller.ask(f"https://localhost:{port}/") == "CRL_HAS_EXPIRED"
