@@ -93,6 +93,17 @@ def ask(port: int, context: ssl.SSLContext, path: str = "/") -> Answer:
         return asker.ask(path)
 
 
+def leaf_of(port: int, context: ssl.SSLContext) -> int:
+    """The serial of the certificate that a new connection gets, from a server of whatever speaks over TLS."""
+    with (
+        socket.create_connection(("localhost", port), PATIENCE) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as connection,
+    ):
+        certificate = connection.getpeercert()
+        assert certificate is not None
+        return int(str(certificate["serialNumber"]), 16)
+
+
 def refusal(port: int, context: ssl.SSLContext) -> str:
     """The alert that ends a handshake. Nothing is sent before it comes: a request on its way could cost the alert."""
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 
 class Lines:
@@ -14,7 +15,7 @@ class Lines:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    async def ask(self, url: str) -> str:
+    async def ask(self, url: str = "") -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{url}\n")
@@ -23,9 +24,11 @@ class Lines:
 
 
 @contextlib.contextmanager
-def talking(command: Sequence[str]) -> Iterator[Lines]:
+def talking(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Lines]:
     """Ends with the process, which ends with its input."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     with process:
         try:
             yield Lines(process)
