@@ -131,13 +131,13 @@ class Seen:
 
 
 @contextlib.asynccontextmanager
-async def load(port: int, context: ssl.SSLContext) -> AsyncIterator[Seen]:
-    """Asks without a pause, each time over a new connection, until the block ends."""
+async def load(port: int, context: ssl.SSLContext, kept: Asker | None = None) -> AsyncIterator[Seen]:
+    """Asks without a pause until the block ends: over ``kept``, or each time over a new connection."""
     seen, over = Seen(), threading.Event()
 
     def go_on() -> None:
         while not over.is_set():
-            answer = ask(port, context)
+            answer = kept.ask() if kept is not None else ask(port, context)
             seen.asked += 1
             if answer.good:
                 seen.serials.add(answer.serial)

@@ -15,11 +15,23 @@ def block(page: str, title: str, changes: Mapping[str, str]) -> str:
 
     ``changes`` puts this test's directories and ports in place of the page's; each of them must be there.
     """
-    text = (DIRECTORY / page).read_text(encoding="utf-8")
-    found = [one for one in _BLOCK.findall(text) if one.partition("\n")[0].partition(" ")[2] == title]
+    found = [text for text in _blocks(page) if _title(text) == title]
     assert len(found) == 1, f"{page} has {len(found)} blocks that are called {title}"
-    made = str(found[0])
+    made = found[0]
     for old, new in changes.items():
         assert old in made, f"{title} in {page} does not say {old}"
         made = made.replace(old, new)
     return made
+
+
+def titles(page: str) -> list[str]:
+    """What the code blocks of a page are called."""
+    return [_title(text) for text in _blocks(page)]
+
+
+def _blocks(page: str) -> list[str]:
+    return [str(text) for text in _BLOCK.findall((DIRECTORY / page).read_text(encoding="utf-8"))]
+
+
+def _title(text: str) -> str:
+    return text.partition("\n")[0].partition(" ")[2]

@@ -44,7 +44,7 @@ async def test_a_revoked_server_is_refused_and_an_open_transfer_lasts_until_max_
 ) -> None:
     """C6: nothing but `--max-time` ends it."""
     member, url = await enrolled(tmp_path, peer), f"https://localhost:{service.server_port}/"
-    transfer = asyncio.create_task(run(fetch(tmp_path), "--max-time", "2", f"{url}slow"))
+    transfer = asyncio.create_task(run(fetch(tmp_path), "--max-time", "3", f"{url}slow"))
     await eventually(lambda: "/slow" in service.asked)
     peer.authority.revoke(service.source.current())
     await member.listen()

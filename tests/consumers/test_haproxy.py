@@ -155,13 +155,16 @@ async def test_through_the_runtime_api_new_handshakes_are_refused_and_an_open_co
     shorter = {"timeout http-keep-alive 60s": "timeout http-keep-alive 1s"}
     async with serving(tmp_path, peer, service, LISTS, **shorter) as haproxy:
         workers = haproxy.workers()
-        with Asker(haproxy.port, context_of(revoked)) as busy, Asker(haproxy.port, context_of(revoked)) as idle:
+        context = context_of(revoked)
+        with Asker(haproxy.port, context) as busy, Asker(haproxy.port, context) as idle:
             assert (await asyncio.to_thread(idle.ask)).good
-            assert (await asyncio.to_thread(busy.ask)).good
-            peer.authority.revoke(revoked)
-            await haproxy.member.listen()
-            assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
-            assert (await asyncio.to_thread(busy.ask)).good
+            async with load(haproxy.port, context, kept=busy) as seen:
+                peer.authority.revoke(revoked)
+                await haproxy.member.listen()
+                assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context)
+                asked = seen.asked
+                await eventually(lambda: seen.asked > asked + 1, haproxy.program.said)
+                assert seen.failed == []
             assert await asyncio.to_thread(idle.wait_for_the_end)
         assert haproxy.workers() == workers
 

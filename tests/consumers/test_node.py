@@ -138,6 +138,23 @@ async def test_a_client_follows_rotations_and_refuses_a_revoked_server(
         assert len(service.asked) == asked
 
 
+async def test_a_client_without_a_certificate_of_its_own_calls_nobody(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6"""
+    member = await Member.enrol(tmp_path, peer, f"identity: spiffe://prod.example/web\ndirectory: {tmp_path}/web")
+    write_modules(tmp_path, free_port())
+    url = f"https://localhost:{service.server_port}/"
+    with talking([node(), str(tmp_path / "lines.mjs")]) as client:
+        assert await client.ask(url) == "seen"
+        peer.authority.revoke(member.present)
+        await member.listen()
+        said = [await client.ask(url)]
+        while said[-1] == "seen":  # the watch's event is on its way
+            said.append(await client.ask(url))
+        assert said[-1] == "NO_CREDENTIALS"
+
+
 async def test_an_ended_list_refuses_everybody(tmp_path: Path) -> None:
     """D2: fail closed."""
     port, client = free_port(), stale_files(tmp_path / "web")
