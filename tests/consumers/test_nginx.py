@@ -7,6 +7,7 @@ import contextlib
 import re
 import shlex
 import shutil
+import signal
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
+from tests.agent.running import RunningAgent, configuration
 from tests.consumers.asking import Answer, Asker, ask, context_of, load, resumes
-from tests.consumers.members import Member, stale_files
+from tests.consumers.members import TRUST_DOMAIN, Member, stale_files
 from tests.consumers.pages import block
 from tests.consumers.programs import Program, eventually, free_port, running
 from tests.consumers.upstream import Upstream
@@ -79,14 +82,18 @@ def command(home: Path) -> list[str]:
     return [nginx, "-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")]
 
 
-@contextlib.asynccontextmanager
-async def serving(home: Path, peer: PeerAuthority, service: Upstream, shutdown: str = "10s") -> AsyncIterator[Served]:
-    port = free_port()
+def settings(home: Path) -> str:
+    """The page's part of ``agent.yaml``, beside its hook."""
     script = home / "nginx.sh"
     changes = {"nginx -c /etc/nginx/nginx.conf": shlex.join(command(home)), "/run/nginx.pid": f"{home}/nginx.pid"}
     script.write_text(block(PAGE, "/etc/handfast/nginx.sh", changes))
-    paths = {"/run/handfast/web": str(home / "web"), "/etc/handfast/nginx.sh": str(script)}
-    member = await Member.enrol(home, peer, block(PAGE, "agent.yaml", paths))
+    return block(PAGE, "agent.yaml", {"/run/handfast/web": f"{home}/web", "/etc/handfast/nginx.sh": str(script)})
+
+
+@contextlib.asynccontextmanager
+async def serving(home: Path, peer: PeerAuthority, service: Upstream, shutdown: str = "10s") -> AsyncIterator[Served]:
+    port = free_port()
+    member = await Member.enrol(home, peer, settings(home))
     configure(home, member.directory, port, service.server_port, shutdown)
     async with running(command(home), home, [port]) as program:
         yield Served(program, port, member, service)
@@ -146,6 +153,27 @@ async def test_a_revoked_client_is_refused_and_its_open_connection_ends(
         assert [(await asyncio.to_thread(ask, nginx.port, context_of(revoked))).status for _ in range(5)] == [400] * 5
         assert len(service.asked) == asked
         assert (await asyncio.to_thread(ask, nginx.port, context_of(good))).good
+
+
+async def test_an_agent_in_a_process_of_its_own_does_all_that_by_the_push_of_the_ca(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6: the other tests tell the agent when to listen; here nobody does."""
+    client, port = peer.authority.issue("/client"), free_port()
+    revoked = context_of(client)
+    configure(tmp_path, tmp_path / "web", port, service.server_port)
+    shown = {"trust_domain": TRUST_DOMAIN, "dns_names": ["localhost"], **yaml.safe_load(settings(tmp_path))}
+    with RunningAgent(configuration(tmp_path, peer, **shown)) as agent:
+        await eventually(lambda: (tmp_path / "web" / "tls.key").exists() and peer.watchers == 1)
+        async with running(command(tmp_path), tmp_path, [port]) as program:
+            first = await asyncio.to_thread(ask, port, revoked)
+            assert first.good, program.said()
+            agent.tell(signal.SIGUSR1)
+            await eventually(lambda: ask(port, revoked).serial not in (0, first.serial), program.said)
+            peer.authority.revoke(client)
+            peer.push()
+            await eventually(lambda: ask(port, revoked).status == 400, program.said)
+            assert program.runs
 
 
 async def test_an_answer_that_does_not_end_is_cut_after_the_shutdown_timeout(
