@@ -29,6 +29,7 @@ class Audience(StrEnum):
 _REGISTRY = (
     "AddEntry", "ListEntries", "GetEntry", "RemoveEntry", "CreateToken", "Sign",
     "ListCertificates", "GetCertificate", "Revoke", "ListAudit", "GetStatus",
+    "SurveyRevocation", "RevokeMany", "BeginReissue", "GetReissue",
 )  # fmt: skip
 
 METHODS: Mapping[str, Audience] = MappingProxyType(

@@ -36,10 +36,12 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
+from handfast_ca.mass_revoker import MassRevoker
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
+from handfast_ca.reissuer import Reissuer
 from handfast_ca.revoker import Revoker
 from handfast_ca.status import StatusLine, status_lines
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
@@ -133,6 +135,15 @@ class Authority:
             sleep=sleep,
         )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
+        self._mass_revoker = MassRevoker(
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            publisher=self._publisher,
+            time=self.time,
+            backdate=profile.backdate,
+        )
+        self._reissuer = Reissuer(ledger=ledger, audit=audit, feed=self.feed, time=self.time, profile=profile)
         registrar = Registrar(
             trust_domain=trust_domain,
             profile=profile,
@@ -149,6 +160,11 @@ class Authority:
         self.create_token = registrar.create_token
         self.revoke_serial = self._revoker.revoke_serial
         self.revoke_identity = self._revoker.revoke_identity
+        self.survey_revocation = self._mass_revoker.survey
+        self.revoke_many = self._mass_revoker.revoke
+        self.begin_reissue = self._reissuer.begin
+        self.reissue_order = self._reissuer.order
+        self.reissue_timeline = self._reissuer.timeline
         self.publish_crl = self._publisher.publish
 
     # --- asking for a certificate -----------------------------------------------------------------------------------
@@ -378,6 +394,7 @@ class Authority:
         for der in self._root_crls:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
         await self._revoker.revoke_dangling()
+        await self._reissuer.load()
         try:
             await self._publisher.load()
             await self._publisher.publish()
@@ -439,3 +456,4 @@ class Authority:
     async def close(self) -> None:
         """Waits for the decisions that are being made."""
         await asyncio.gather(*self._deciding, return_exceptions=True)
+        await self._mass_revoker.close()
