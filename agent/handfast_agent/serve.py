@@ -90,6 +90,7 @@ async def run(config: Config) -> None:
         agent.driver.demand_renewal()
         schedule.run_now("rotation")
 
+    agent.driver.on_hurry = lambda: schedule.run_now("rotation")
     loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
     loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
     async with contextlib.AsyncExitStack() as stack:

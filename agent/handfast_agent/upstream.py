@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from handfast.wire.v1 import authority_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_agent.acceptance import Answer
 from handfast_agent.config import CaAddress, TrustPin
+from handfast_agent.order import Order
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 
@@ -174,6 +176,19 @@ def _parse_news(update: trust_pb2.TrustUpdate) -> News:
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),
         announced=codec.announced_from_wire(update.announced),
+        order=_parse_order(update) if update.HasField("reissue") and update.HasField("sent_at") else None,
+    )
+
+
+def _parse_order(update: trust_pb2.TrustUpdate) -> Order:
+    """Its end counts from the CA's clock when it sent this, so that ours need not agree with it."""
+    order = update.reissue
+    tainted_at, end = codec.time_from_wire(order.tainted_at), codec.time_from_wire(order.renew_before)
+    return Order(
+        tainted_at,
+        window=max(end - tainted_at, timedelta()),
+        left=end - codec.time_from_wire(update.sent_at),
+        backdate=codec.duration_from_wire(order.backdate),
     )
 
 

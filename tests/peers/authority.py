@@ -16,6 +16,7 @@ from cryptography import x509
 
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, pem_chain
+from handfast.clock import Clock, SystemClock
 from handfast.csr import binding, parse_csr
 from handfast.errors import HandfastError, Refused, Unauthenticated
 from handfast.keys import generate
@@ -47,6 +48,8 @@ class PeerAuthority(AuthorityServicer):
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
         self.announced: tuple[tuple[bytes, int], ...] = ()
+        self.order: trust_pb2.Reissue | None = None
+        self.clock: Clock = SystemClock()
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
@@ -161,6 +164,8 @@ class PeerAuthority(AuthorityServicer):
             bundle=codec.bundle_to_wire(self.bundle or self.authority.bundle),
             crls=crls,
             announced=codec.announced_to_wire(self.announced),
+            reissue=self.order,
+            sent_at=codec.time_to_wire(self.clock.now()),
         )
 
 
