@@ -90,13 +90,13 @@ class MassRevoker:
         """
         _refuse_empty(wanted)
         seen = await self._look(wanted)
-        if not (seen.identities or seen.spared or wanted.spki_sha256):
+        if not (seen.identities or seen.spared or seen.revoked or wanted.spki_sha256):
             raise NotFound("no certificate fits that has not expired", reason="NO_CERTIFICATE")
         return seen
 
     async def _look(self, wanted: MassFilter) -> Survey:
         found = await self._ledger.live(self._widened(wanted), now=self._time.wall())
-        names = {one.spiffe_id for one in found}
+        names = {one.spiffe_id for one in found if not one.revoked}
         if wanted.whole_identities:
             names |= await self._registered(wanted.identity_glob)
         own = [one for one in found if not _reserved(one.spiffe_id)]
@@ -120,15 +120,21 @@ class MassRevoker:
             0, len(survey.live), len(survey.identities), already_revoked=survey.revoked, key_blocked=blocked
         )
         yield done
-        for _ in range(ROUNDS):
-            for batch in _batches(wanted, survey):
-                records = await self._finished(self._batch(batch, reason, facts))
-                done = _further(done, records)
-                yield done
-            survey = await self._look(wanted)
-            if not survey.live:
-                break
-        crl = await self._finished(self._publisher.publish())
+        try:
+            for _ in range(ROUNDS):
+                for batch in _batches(wanted, survey):
+                    if done.certificates:
+                        self._publish_beside()
+                    records = await self._finished(self._batch(batch, reason, facts))
+                    done = _further(done, records)
+                    yield done
+                survey = await self._look(wanted)
+                if not survey.live:
+                    break
+            crl = await self._finished(self._publisher.publish())
+        except BaseException:
+            self._publish_beside()  # what was revoked until here is proved, whoever listens
+            raise
         yield replace(done, crl_number=crl.number, watchers=self._feed.watchers)
 
     async def close(self) -> None:
@@ -181,11 +187,11 @@ class MassRevoker:
             await write_refusal(self._audit, facts, error)
             raise
         self._feed.announce(announcements(records))
-        self._publish_beside()
         try:
-            for some in _chunks(records, BATCH):
+            for some in _chunks(records, BATCH) or [[]]:
                 serials_of_it = [format_serial(one.serial) for one in some]
                 line = {**facts, "decision": "granted", "count": len(some), "serials": serials_of_it}
+                line |= {"entries": len(identities) or None, "repeated": not some}
                 await self._audit.append(line, essential=True)
         except Unavailable as error:
             raise Broken(
@@ -196,7 +202,7 @@ class MassRevoker:
         return records
 
     def _publish_beside(self) -> None:
-        """A list while the batches go on, never two at a time: what is announced does not pile up (threat H6)."""
+        """A list while more batches follow, never two at a time: what is announced does not pile up (threat H6)."""
         if self._publishing is None or self._publishing.done():
             self._publishing = asyncio.create_task(self._published())
 

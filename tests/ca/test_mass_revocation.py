@@ -75,13 +75,27 @@ async def test_saying_it_twice_is_no_error_and_revokes_nothing_more(bench: Bench
     """C5."""
     await issue(bench, "shop/a")
     first = await revoke(bench, identity_glob=WEBS)
-    lines = len(revoking(bench))
     again = await revoke(bench, identity_glob=WEBS)
     assert (again.certificates, again.already_revoked) == (0, 1)
     assert again.crl_number is not None
     assert first.crl_number is not None
     assert again.crl_number >= first.crl_number
-    assert len(revoking(bench)) == lines
+    assert [(line["count"], line["repeated"], line["entries"]) for line in revoking(bench)] == [
+        (1, False, 1),
+        (0, True, 1),
+    ]
+
+
+async def test_identities_that_hold_nothing_yet_lose_what_waits_for_them_and_the_trail_says_so(bench: Bench) -> None:
+    """C9: an entry and a token are enough to be one of them."""
+    identity = SpiffeId.parse("spiffe://test.example/shop/new")
+    await bench.authority.add_entry(str(identity), by="admin")
+    token = await bench.token(identity)
+    done = await revoke(bench, identity_glob=WEBS)
+    assert (done.certificates, done.identities) == (0, 1)
+    assert [(line["count"], line["entries"]) for line in revoking(bench)] == [(0, 1)]
+    with pytest.raises(Unauthenticated):
+        await bench.authority.enrol(await bench.enrolment(token=token))
 
 
 async def test_one_that_is_cut_off_half_way_is_finished_when_it_is_said_again(bench: Bench) -> None:
