@@ -22,7 +22,7 @@ from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId, TrustDomain
 from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_agent.acceptance import Answer
 from handfast_agent.config import CaAddress, TrustPin
@@ -56,6 +56,10 @@ class Upstream(Protocol):
     async def renew(self, present: Credentials, csr: bytes) -> Answer: ...
 
     async def get_trust(self, present: Credentials) -> News: ...
+
+    async def report(self, report: report_pb2.StatusReport) -> None:
+        """Over the connection of the watch that is open; ``Unavailable`` (``NOT_CONNECTED``) while there is none."""
+        ...
 
     def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         """The whole state first, then every change; ends or raises when the connection does."""
@@ -111,6 +115,7 @@ class GrpcUpstream:
         self._server = SpiffeId(trust_domain, "/handfast/ca")
         self._pin = pin
         self._clock = clock
+        self._watching: Any = None
 
     async def enrol(self, token: str, csr: bytes, spiffe_id: SpiffeId, trust: Trust) -> Answer:
         roots: Sequence[x509.Certificate] = trust.bundle.roots if trust.bundle else ()
@@ -137,8 +142,20 @@ class GrpcUpstream:
 
     async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
-            async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
-                yield read_news(update)
+            self._watching = stub
+            try:
+                async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
+                    yield read_news(update)
+            finally:
+                self._watching = None
+
+    async def report(self, report: report_pb2.StatusReport) -> None:
+        if self._watching is None:
+            raise Unavailable("no watch is open to report over", reason="NOT_CONNECTED")
+        try:
+            await self._watching.ReportStatus(report, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise codec.from_rpc_error(error) from error
 
     def _peer(self, present: Credentials) -> Peer:
         return Peer(self._ca.address, self._server, present.bundle.roots, present.revocations, present)

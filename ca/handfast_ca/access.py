@@ -29,7 +29,7 @@ class Audience(StrEnum):
 _REGISTRY = (
     "AddEntry", "ListEntries", "GetEntry", "RemoveEntry", "CreateToken", "Sign",
     "ListCertificates", "GetCertificate", "Revoke", "ListAudit", "GetStatus",
-    "SurveyRevocation", "RevokeMany", "BeginReissue", "GetReissue",
+    "SurveyRevocation", "RevokeMany", "BeginReissue", "GetReissue", "GetBlastRadius",
 )  # fmt: skip
 
 METHODS: Mapping[str, Audience] = MappingProxyType(
@@ -38,6 +38,7 @@ METHODS: Mapping[str, Audience] = MappingProxyType(
         "/handfast.v1.Authority/Renew": Audience.WORKLOADS,
         "/handfast.v1.Authority/GetTrust": Audience.WORKLOADS,
         "/handfast.v1.Authority/WatchTrust": Audience.WORKLOADS,
+        "/handfast.v1.Authority/ReportStatus": Audience.WORKLOADS,
         **{f"/handfast.v1.Registry/{method}": Audience.OPERATORS for method in _REGISTRY},
         "/grpc.health.v1.Health/Check": Audience.WORKLOADS,
         "/grpc.health.v1.Health/List": Audience.WORKLOADS,

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from handfast_ca.admission import admit, key_policy
 from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal
 from handfast_ca.enrolment import Enrolment, JoinToken, Renewal, present, request_digest
 from handfast_ca.feed import Feed, TrustState
+from handfast_ca.incident import LiveCertificate, MassFilter
 from handfast_ca.issuer import Issuer
 from handfast_ca.ledger import (
     CertificateFilter,
@@ -42,6 +43,7 @@ from handfast_ca.publisher import Publisher
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
 from handfast_ca.reissuer import Reissuer
+from handfast_ca.reports import Reports
 from handfast_ca.revoker import Revoker
 from handfast_ca.status import StatusLine, status_lines
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
@@ -123,6 +125,7 @@ class Authority:
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
+        self.reports = Reports(clock.monotonic)
         self._entries: dict[SpiffeId, Entry] = {}
         self._deciding: set[asyncio.Task[Any]] = set()
         self._publisher = Publisher(
@@ -422,6 +425,14 @@ class Authority:
         self, wanted: CertificateFilter, *, limit: int = 100, token: str = ""
     ) -> Page[CertificateRecord]:
         return await self._ledger.list_certificates(wanted, limit=limit, token=token)
+
+    async def live(self, wanted: MassFilter) -> Sequence[LiveCertificate]:
+        """Unexpired certificates that fit, the revoked ones too."""
+        return await self._ledger.live(wanted, now=self.time.wall())
+
+    def is_reserved(self, name: str) -> bool:
+        """The CA's own identity, or one of its operators'."""
+        return SpiffeId.parse(name) in self._reserved
 
     async def certificate(self, serial: int) -> CertificateRecord:
         return await self._ledger.find(serial)

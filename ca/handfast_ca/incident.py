@@ -26,6 +26,11 @@ class MassFilter:
     renewals: bool = True
 
     @property
+    def picks_single_ones(self) -> bool:
+        """Not only a pattern of names or an issuer, of which renewals are anyway."""
+        return self != MassFilter(self.identity_glob, self.issuer_key_id, renewals=self.renewals)
+
+    @property
     def whole_identities(self) -> bool:
         """Nothing but a pattern of names: entries and tokens are meant, too."""
         return bool(self.identity_glob) and self == MassFilter(self.identity_glob, renewals=self.renewals)

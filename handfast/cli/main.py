@@ -18,6 +18,10 @@ __all__ = ["main", "root"]
 # name -> (module:attribute, what it does). The texts stand here so that `handfast --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("handfast.cli.audit:audit", "Read and verify the CA's audit log."),
+    "blast-radius": (
+        "handfast.cli.blast_radius:blast_radius",
+        "What an identity can reach, and who still accepts it.",
+    ),
     "bundle": ("handfast.cli.bundle:bundle", "Show or download the trust bundle."),
     "cert": ("handfast.cli.cert:cert", "Issue, sign, renew, list and show certificates."),
     "completion": ("handfast.cli.completion:completion", "Print shell completion for bash, zsh or fish."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from handfast.wire.v1 import registry_pb2
     from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
-__all__ = ["check_can_confirm", "parse_time", "print_revoked", "revoke_many", "revoked", "survey"]
+__all__ = ["DONE", "check_can_confirm", "parse_time", "print_revoked", "revoke_many", "revoked", "survey"]
 
 HANDFUL = 5
 """More than so many need a word of their own."""
@@ -86,7 +86,7 @@ def print_revoked(row: Row) -> None:
     emit_one(row, DONE, "table", name="certificates")
 
 
-def revoked(stub: RegistryStub, request: registry_pb2.RevokeManyRequest, *, yes: bool) -> Row:
+def revoked(stub: RegistryStub, request: registry_pb2.RevokeManyRequest, *, yes: bool) -> dict[str, Any]:
     """Returns when all of it is durable and on a signed list."""
     if not yes:
         found = stub.SurveyRevocation(request, timeout=TIMEOUT)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from handfast.certificates import format_serial, parse_serial
-from handfast.cli.mass_revocation import parse_time, revoke_many, survey
+from handfast.cli.confirmation import CONFIRMED, confirmations, wait_confirmed
+from handfast.cli.exits import Exit
+from handfast.cli.mass_revocation import DONE, parse_time, revoked, survey
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
 from handfast.cli.suggestion import suggesting
+from handfast.lifetime import parse_duration
 from handfast.revocation import Reason
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ COLUMNS = [
 )
 @click.option("--key", metavar="SHA256", default="", help="All with this public key, which is blocked for everybody.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be revoked.")
+@click.option("--wait", is_flag=True, help="Return when every agent and service that reports enforces it.")
+@click.option("--timeout", default="30s", show_default=True, help="With --wait: exit 1 when some have not by then.")
 @click.option("--yes", is_flag=True, help="Do not ask, however many it are.")
 @click.option(
     "--reason",
@@ -57,6 +63,8 @@ def revoke(
     issued_between: tuple[str, str] | None,
     key: str,
     dry_run: bool,
+    wait: bool,
+    timeout: str,
     yes: bool,
     reason: str | None,
     output: str,
@@ -74,11 +82,15 @@ def revoke(
     if filters == bool(target):
         raise click.UsageError("name either one SERIAL or SPIFFE_ID, or a filter, and not both")
     chosen = reason or (Reason.KEY_COMPROMISE if key else Reason.UNSPECIFIED).value
+    longest = parse_duration(timeout)
     if target is not None:
         if dry_run:
             raise click.UsageError("--dry-run goes with a filter")
-        _revoke_one(ctx, target, chosen, output)
-        return
+        with suggesting(ctx, target), registry(ctx) as stub:
+            row, columns, name = _revoke_one(stub, target, chosen), COLUMNS, "target"
+            left = _waited(stub, row, longest) if wait else False
+        _tell(row, [*columns, *(CONFIRMED if wait else [])], output, name=name)
+        ctx.exit(Exit.REFUSED if left else Exit.DONE)
     request = registry_pb2.RevokeManyRequest(
         identity_glob=identity, issuer=issuer, public_key_sha256=key, reason=chosen
     )
@@ -88,7 +100,10 @@ def revoke(
         if dry_run:
             survey(stub, request, output)
         else:
-            revoke_many(stub, request, yes=yes, output=output)
+            row = revoked(stub, request, yes=yes)
+            left = _waited(stub, row, longest) if wait else False
+            emit_one(row, [*DONE, *(CONFIRMED if wait else [])], output, name="certificates")
+            ctx.exit(Exit.REFUSED if left else Exit.DONE)
 
 
 def _set_span(request: registry_pb2.RevokeManyRequest, begin: str, end: str) -> None:
@@ -98,7 +113,20 @@ def _set_span(request: registry_pb2.RevokeManyRequest, begin: str, end: str) -> 
     request.issued_until.CopyFrom(time_to_wire(parse_time(end)))
 
 
-def _revoke_one(ctx: click.Context, target: str, reason: str, output: str) -> None:
+def _waited(stub: RegistryStub, row: dict[str, Any], longest: timedelta) -> bool:
+    """Adds who confirmed to the row. True when somebody has not."""
+    seen = wait_confirmed(stub, str(row["crl_number"]), longest)
+    row |= confirmations(seen)
+    return bool(seen.unconfirmed_total)
+
+
+def _tell(row: dict[str, Any], columns: list[Column], output: str, *, name: str) -> None:
+    emit_one(row, columns, output, name=name)
+    if row["already_revoked"]:
+        note("it was revoked before: the first time and reason stay")
+
+
+def _revoke_one(stub: RegistryStub, target: str, reason: str) -> dict[str, Any]:
     from handfast.wire.codec import time_from_wire
     from handfast.wire.v1 import registry_pb2
 
@@ -107,10 +135,9 @@ def _revoke_one(ctx: click.Context, target: str, reason: str, output: str) -> No
         request.spiffe_id = target
     else:
         request.serial = format_serial(parse_serial(target))
-    with suggesting(ctx, target), registry(ctx) as stub:
-        done = stub.Revoke(request, timeout=TIMEOUT)
-        told = _first_reason(stub, done.serials[0]) if done.already_revoked and done.serials else reason
-    result = {
+    done = stub.Revoke(request, timeout=TIMEOUT)
+    told = _first_reason(stub, done.serials[0]) if done.already_revoked and done.serials else reason
+    return {
         "target": target,
         "serials": list(done.serials),
         "revoked_at": shown_time(time_from_wire(done.revoked_at)),
@@ -119,9 +146,6 @@ def _revoke_one(ctx: click.Context, target: str, reason: str, output: str) -> No
         "watchers": done.watchers,
         "already_revoked": done.already_revoked,
     }
-    emit_one(result, COLUMNS, output, name="target")
-    if done.already_revoked:
-        note("it was revoked before: the first time and reason stay")
 
 
 def _first_reason(stub: RegistryStub, serial: str) -> str:

@@ -23,7 +23,7 @@ from handfast.keys import generate
 from handfast.rpc.server import server_credentials
 from handfast.testing import TestAuthority
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer, add_AuthorityServicer_to_server
 
 TOKEN = "hft_" + "A" * 43
@@ -49,6 +49,7 @@ class PeerAuthority(AuthorityServicer):
         self.bundle: TrustBundle | None = None
         self.announced: tuple[tuple[bytes, int], ...] = ()
         self.order: trust_pb2.Reissue | None = None
+        self.reports: list[report_pb2.StatusReport] = []
         self.clock: Clock = SystemClock()
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
@@ -87,6 +88,10 @@ class PeerAuthority(AuthorityServicer):
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
         return self.trust()
+
+    async def ReportStatus(self, request: Any, context: Any) -> report_pb2.StatusReceipt:
+        self.reports.append(request)
+        return report_pb2.StatusReceipt()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()

@@ -23,6 +23,7 @@ from handfast_ca.mass_revoker import Survey
 from handfast_ca.metrics import CaMetrics, Obtained
 from handfast_ca.service.answering import answer
 from handfast_ca.service.answers import TrustMessages, certificate_message, entry_message, issued_message
+from handfast_ca.service.blast import blast_radius
 from handfast_ca.service.incidents import progress_messages, read_filter, reissue_message, survey_message
 
 __all__ = ["MAX_PAGE", "RegistryService"]
@@ -194,6 +195,9 @@ class RegistryService(RegistryServicer):
 
     async def GetReissue(self, request: registry_pb2.GetReissueRequest, context: Any) -> registry_pb2.ReissueReport:
         return reissue_message(await answer(context, self._authority.reissue_timeline()))
+
+    async def GetBlastRadius(self, request: registry_pb2.BlastRadiusRequest, context: Any) -> registry_pb2.BlastRadius:
+        return await answer(context, blast_radius(self._authority, request))
 
     async def ListAudit(self, request: registry_pb2.ListAuditRequest, context: Any) -> registry_pb2.ListAuditResponse:
         page = await answer(

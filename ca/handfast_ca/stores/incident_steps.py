@@ -66,7 +66,7 @@ _PLACE, _TAINTED, _BEFORE, _BACKDATE = (
 
 def live(transaction: Transaction, wanted: MassFilter, now: datetime) -> Sequence[LiveCertificate]:
     """Patterns are matched here and not in SQL: they mean the same in every store."""
-    chosen = _WITH_RENEWALS if wanted.renewals else _OWN
+    chosen = _WITH_RENEWALS if wanted.renewals and wanted.picks_single_ones else _OWN
     found = chosen(
         transaction,
         issuer=wanted.issuer_key_id,

@@ -929,3 +929,151 @@ class MissingIdentity(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MissingIdentity: _TypeAlias = MissingIdentity  # noqa: Y015
+
+@_typing.final
+class BlastRadiusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """Empty: only the confirmations."""
+    crl_number: _builtins.str
+    """The list that must be held, decimal; empty means the present one."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        crl_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_number", b"crl_number", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlastRadiusRequest: _TypeAlias = BlastRadiusRequest  # noqa: Y015
+
+@_typing.final
+class Reach(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    unknown: _builtins.bool
+    """A policy that only the service itself knows: what it permits is not known here."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of methods, as the policies say them; "*" for all."""
+
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods", "spiffe_id", b"spiffe_id", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reach: _TypeAlias = Reach  # noqa: Y015
+
+@_typing.final
+class Unconfirmed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    instance: _builtins.str
+    kind: _builtins.str
+    """"agent" or "service"."""
+    holds: _builtins.str
+    """The number of the list that it holds; empty when it has none."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        holds: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "instance", b"instance", "kind", b"kind", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unconfirmed: _TypeAlias = Unconfirmed  # noqa: Y015
+
+@_typing.final
+class BlastRadius(_message.Message):
+    """Lists are cut after 500; the counts are of all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_TOTAL_FIELD_NUMBER: _builtins.int
+    MAY_CALL_FIELD_NUMBER: _builtins.int
+    MAY_CALL_TOTAL_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
+    CALLERS_TOTAL_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    SILENT_TOTAL_FIELD_NUMBER: _builtins.int
+    certificates_total: _builtins.int
+    may_call_total: _builtins.int
+    callers_total: _builtins.int
+    crl_number: _builtins.str
+    confirmed: _builtins.int
+    unconfirmed_total: _builtins.int
+    silent_total: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Certificate]: ...
+    @_builtins.property
+    def may_call(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reach]:
+        """Whom it may call."""
+
+    @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reach]:
+        """Who may call it."""
+
+    @_builtins.property
+    def unconfirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unconfirmed]: ...
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identities with a live certificate of which nobody reports: without an agent, or with one that is away."""
+
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[Global___Certificate] | None = ...,
+        certificates_total: _builtins.int = ...,
+        may_call: _abc.Iterable[Global___Reach] | None = ...,
+        may_call_total: _builtins.int = ...,
+        callers: _abc.Iterable[Global___Reach] | None = ...,
+        callers_total: _builtins.int = ...,
+        crl_number: _builtins.str = ...,
+        confirmed: _builtins.int = ...,
+        unconfirmed: _abc.Iterable[Global___Unconfirmed] | None = ...,
+        unconfirmed_total: _builtins.int = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
+        silent_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "callers_total", b"callers_total", "certificates", b"certificates", "certificates_total", b"certificates_total", "confirmed", b"confirmed", "crl_number", b"crl_number", "may_call", b"may_call", "may_call_total", b"may_call_total", "silent", b"silent", "silent_total", b"silent_total", "unconfirmed", b"unconfirmed", "unconfirmed_total", b"unconfirmed_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlastRadius: _TypeAlias = BlastRadius  # noqa: Y015

@@ -100,6 +100,11 @@ class RegistryStub:
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
                 _registered_method=True)
+        self.GetBlastRadius = channel.unary_unary(
+                '/handfast.v1.Registry/GetBlastRadius',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/handfast.v1.Registry/ListAudit',
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ListAuditRequest.SerializeToString,
@@ -200,6 +205,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBlastRadius(self, request, context):
+        """What an identity can reach, and who does not enforce a revocation yet; from what agents report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -279,6 +291,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.GetReissue,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.SerializeToString,
+            ),
+            'GetBlastRadius': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBlastRadius,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.SerializeToString,
             ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
@@ -642,6 +659,33 @@ class Registry:
             '/handfast.v1.Registry/GetReissue',
             handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.SerializeToString,
             handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBlastRadius(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/GetBlastRadius',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.FromString,
             options,
             channel_credentials,
             insecure,

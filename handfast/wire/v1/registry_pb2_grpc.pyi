@@ -53,6 +53,8 @@ class RegistryStub:
     """Taints every certificate that is out now: agents renew inside of the window."""
     GetReissue: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetReissueRequest, _registry_pb2.ReissueReport]
     """How the last reissue goes."""
+    GetBlastRadius: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BlastRadiusRequest, _registry_pb2.BlastRadius]
+    """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]
 
@@ -80,6 +82,8 @@ class RegistryAsyncStub(RegistryStub):
     """Taints every certificate that is out now: agents renew inside of the window."""
     GetReissue: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetReissueRequest, _registry_pb2.ReissueReport]  # type: ignore[assignment]
     """How the last reissue goes."""
+    GetBlastRadius: _aio.UnaryUnaryMultiCallable[_registry_pb2.BlastRadiusRequest, _registry_pb2.BlastRadius]  # type: ignore[assignment]
+    """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]  # type: ignore[assignment]
 
@@ -182,6 +186,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ReissueReport, _abc.Awaitable[_registry_pb2.ReissueReport]]:
         """How the last reissue goes."""
+
+    @_abc_1.abstractmethod
+    def GetBlastRadius(
+        self,
+        request: _registry_pb2.BlastRadiusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.BlastRadius, _abc.Awaitable[_registry_pb2.BlastRadius]]:
+        """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
 
     @_abc_1.abstractmethod
     def ListAudit(
