@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["drill"]
 
 LOOK_SECONDS = 1.0
-GRACE = timedelta(seconds=30)
-"""After the window, for those whose first attempt failed."""
 MISSING = [
     Column("missing", "identity"),
     Column("state", "state"),
@@ -42,12 +40,15 @@ def drill() -> None:
 
 @drill.command("mass-reissue")
 @click.option("--window", default="10m", show_default=True, help="In which every agent renews; 10s to 24h.")
+@click.option("--grace", default="30s", show_default=True, help="After the window, for those whose attempt failed.")
 @click.option("--revoke-old", is_flag=True, help="Afterwards, when nobody is missing, revoke what is older.")
 @click.option("--yes", is_flag=True, help="Do not ask before --revoke-old.")
 @click.option("--no-wait", is_flag=True, help="Give the order and return; `drill show` follows it.")
 @output_option
 @click.pass_context
-def mass_reissue(ctx: click.Context, window: str, revoke_old: bool, yes: bool, no_wait: bool, output: str) -> None:
+def mass_reissue(
+    ctx: click.Context, window: str, grace: str, revoke_old: bool, yes: bool, no_wait: bool, output: str
+) -> None:
     """Have every agent replace its certificate inside of a window, and show how long that took.
 
     Every certificate that is out is tainted, and every agent told to renew; each draws its moment by itself. No call
@@ -67,7 +68,7 @@ def mass_reissue(ctx: click.Context, window: str, revoke_old: bool, yes: bool, n
     with registry(ctx) as stub:
         report = stub.BeginReissue(wanted, timeout=TIMEOUT)
         if not no_wait:
-            report = _follow(stub, report, span + GRACE)
+            report = _follow(stub, report, span + parse_duration(grace))
         complete = not _absent(report)
         row = _row(report)
         if output == "table":
