@@ -27,7 +27,8 @@ from handfast.sources.static import StaticSource
 from handfast_agent.acceptance import Answer, Wanted, checked
 from handfast_agent.lifecycle import Event, State
 from handfast_agent.memory import Memory, Outputs, Remembered
-from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, moment_to_renew, next_step
+from handfast_agent.order import Order
+from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, hurried, moment_to_renew, next_step
 from handfast_agent.proofs.join_token import JoinToken, token_digest
 from handfast_agent.trust import News, Trust
 from handfast_agent.upstream import Upstream
@@ -84,6 +85,7 @@ class Driver:
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
         self.stapled: OcspAnswer | None = None
+        self.on_hurry: Callable[[], None] = lambda: None
         self._upstream = upstream
         self._outputs = outputs
         self._memory = memory
@@ -159,9 +161,22 @@ class Driver:
         self.trust, alarms = self.trust.accept(news, self._clock.now())
         for alarm in alarms:
             self.alarm(alarm)
-        if self.trust == before:
-            return
-        await self._judge_self()
+        hurried = self._obey(news.order)
+        if self.trust != before:
+            await self._judge_self()
+        elif hurried:
+            await self._publish()
+
+    def _obey(self, order: Order | None) -> bool:
+        """An order to renew moves our moment forward, once. True when it did."""
+        planned = self.plan if order is None else hurried(self.plan, order, self._clock.now(), self._draw())
+        if planned == self.plan:
+            return False
+        assert planned.renew_at is not None
+        _log.warning("the CA wants every certificate renewed: ours at %s", planned.renew_at.isoformat())
+        self.plan = planned
+        self.on_hurry()
+        return True
 
     async def staple(self, answer: OcspAnswer | None) -> None:
         """A good answer about the present certificate stands beside it from now on; None: the one that stood there ended."""
@@ -248,6 +263,7 @@ class Driver:
             self.plan = self.plan.due_on_arrival(self._clock.monotonic())
             self.count("CLOCK_AHEAD")
             _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
+        self._obey(answer.news.order)
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())

@@ -22,6 +22,7 @@ from handfast_agent.memory import Memory, Outputs
 from handfast_agent.ocsp_http import ask_ocsp
 from handfast_agent.process import forbid_core_dumps
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
+from handfast_agent.reporting import Reporting
 from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
 from handfast_agent.upstream import GrpcUpstream
@@ -96,20 +97,22 @@ async def run(config: Config) -> None:
         agent.driver.demand_renewal()
         schedule.run_now("rotation")
 
+    agent.driver.on_hurry = lambda: schedule.run_now("rotation")
     loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
     loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
+    reporting = Reporting(agent.driver, agent.upstream, agent.source, agent.draw, agent.clock.monotonic)
     async with contextlib.AsyncExitStack() as stack:
         await agent.driver.start()
         if config.socket is not None:
             await stack.enter_async_context(
-                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look)
+                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look, reporting.take)
             )
         if config.health is not None:
             from handfast_agent.health import serve_health
 
             stack.enter_context(serve_health(*config.health, agent.look, agent.failures))
         watching = watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)
-        tasks = [asyncio.create_task(schedule.run()), asyncio.create_task(watching)]
+        tasks = [asyncio.create_task(work) for work in (schedule.run(), watching, reporting.run())]
         await _until(ended, tasks)
         await agent.driver.stop()
     _log.info("ended")

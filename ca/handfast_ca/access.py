@@ -29,6 +29,7 @@ class Audience(StrEnum):
 _REGISTRY = (
     "AddEntry", "ListEntries", "GetEntry", "RemoveEntry", "CreateToken", "Sign",
     "ListCertificates", "GetCertificate", "Revoke", "ListAudit", "GetStatus", "Release",
+    "SurveyRevocation", "RevokeMany", "BeginReissue", "GetReissue", "GetBlastRadius",
 )  # fmt: skip
 
 METHODS: Mapping[str, Audience] = MappingProxyType(
@@ -39,6 +40,7 @@ METHODS: Mapping[str, Audience] = MappingProxyType(
         "/handfast.v1.Authority/WatchTrust": Audience.WORKLOADS,
         "/handfast.v1.Authority/OfferCheckpoint": Audience.WORKLOADS,
         "/handfast.v1.Authority/OfferCrl": Audience.WORKLOADS,
+        "/handfast.v1.Authority/ReportStatus": Audience.WORKLOADS,
         **{f"/handfast.v1.Registry/{method}": Audience.OPERATORS for method in _REGISTRY},
         "/grpc.health.v1.Health/Check": Audience.WORKLOADS,
         "/grpc.health.v1.Health/List": Audience.WORKLOADS,

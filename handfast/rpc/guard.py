@@ -22,7 +22,7 @@ import grpc
 
 from handfast.access import AccessPolicy
 from handfast.clock import Clock, SystemClock
-from handfast.credentials import Source
+from handfast.credentials import PolicyReporter, Source
 from handfast.errors import HandfastError, Unavailable
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc import caller as calling
@@ -65,6 +65,8 @@ class _Guarding:
             on_refusal=on_refusal,
         )
         self._watch = StreamWatch(self._judge)
+        if isinstance(source, PolicyReporter):
+            source.report_policy(policy)
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     def sweep(self) -> None:

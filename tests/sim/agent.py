@@ -33,7 +33,10 @@ Received = Callable[["AgentMachine", Answer, str], None]
 
 
 class SimUpstream:
-    """:class:`handfast_agent.upstream.Upstream` over a link, with the real messages in their encoded form."""
+    """:class:`handfast_agent.upstream.Upstream` over a link, with the real messages in their encoded form.
+
+    Not modelled: what agents offer to a CA that was restored, and their reports.
+    """
 
     def __init__(self, ca: CaMachine, link: Link, clock: MachineClock, received: Callable[[Answer, str], None]) -> None:
         self._ca = ca
@@ -51,17 +54,20 @@ class SimUpstream:
         presented = Presented.of(present)
         return self._read(await self._link.call(self._ca.process, lambda: self._ca.renew(presented, csr)), "")
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, _trust: Trust) -> News:
         self._handshake()
         presented = Presented.of(present)
         raw = await self._link.call(self._ca.process, lambda: self._ca.get_trust(presented))
         return read_news(trust_pb2.TrustUpdate.FromString(raw))
 
-    async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
+    async def watch_trust(self, present: Credentials, _trust: Trust) -> AsyncIterator[News]:
         self._handshake()
         presented = Presented.of(present)
         async for raw in self._link.stream(self._ca.process, lambda pipe: self._ca.watch_trust(presented, pipe)):
             yield read_news(trust_pb2.TrustUpdate.FromString(raw))
+
+    async def report(self, report: object) -> None:
+        self._handshake()
 
     def _read(self, raw: bytes, token: str) -> Answer:
         answer = read_answer(authority_pb2.IssuedCredentials.FromString(raw))

@@ -46,6 +46,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b[0-9a-f]{16}…", "<HASH>…"),
         (r"(root|issuing CA) [0-9a-f]{8}\b", r"\1 <ID>"),
         (r"\b(?:\d+[dhms])+ left", "<DURATION> left"),
+        (r'_after": "\w+"', '_after": "<DURATION>"'),
         (r"\d+% of its life", "<SHARE> of its life"),
         (r"(Python|cryptography|grpcio|Handfast|handfast(?:-\w+)?) \d+\.\d+\.\d+", r"\1 <VERSION>"),
         (r'"version": "\d+\.\d+\.\d+"', '"version": "<VERSION>"'),

@@ -46,6 +46,12 @@ class Gate:
         async with self._noted("get-trust", source=identity, spiffe_id=identity):
             self._limits.trust(identity)
 
+    async def report(self, identity: str, take: Callable[[], None]) -> None:
+        """From the pool of those who follow trust."""
+        async with self._noted("report-status", source=identity, spiffe_id=identity):
+            self._limits.trust(identity)
+            take()
+
     @asynccontextmanager
     async def watch_trust(self, identity: str) -> AsyncIterator[None]:
         """Counts one open watch while the block runs."""

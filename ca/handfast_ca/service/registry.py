@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -19,9 +19,12 @@ from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast.wire.v1.registry_pb2_grpc import RegistryServicer
 from handfast_ca.authority import Authority, Issued
 from handfast_ca.ledger import CertificateFilter
+from handfast_ca.mass_revoker import Survey
 from handfast_ca.metrics import CaMetrics, Obtained
 from handfast_ca.service.answering import answer
 from handfast_ca.service.answers import TrustMessages, certificate_message, entry_message, issued_message
+from handfast_ca.service.blast import blast_radius
+from handfast_ca.service.incidents import progress_messages, read_filter, reissue_message, survey_message
 
 __all__ = ["MAX_PAGE", "RegistryService"]
 
@@ -194,6 +197,40 @@ class RegistryService(RegistryServicer):
             await self._authority.refuse(event, error, by=_operator())
             raise
 
+    async def SurveyRevocation(
+        self, request: registry_pb2.RevokeManyRequest, context: Any
+    ) -> registry_pb2.RevocationSurvey:
+        return survey_message(await answer(context, self._survey(request)))
+
+    async def _survey(self, request: registry_pb2.RevokeManyRequest) -> Survey:
+        return await self._authority.survey_revocation(await read_filter(request, self._authority))
+
+    async def RevokeMany(
+        self, request: registry_pb2.RevokeManyRequest, context: Any
+    ) -> AsyncIterator[registry_pb2.RevokeManyProgress]:
+        wanted = await answer(context, read_filter(request, self._authority))
+        reason = await answer(context, _told(request.reason))
+        progress = self._authority.revoke_many(wanted, reason, by=_operator())
+        counted = 0
+        async with aclosing(progress_messages(context, progress)) as messages:
+            async for message in messages:
+                self._metrics.revoked(message.certificates - counted)
+                counted = message.certificates
+                yield message
+
+    async def BeginReissue(self, request: registry_pb2.BeginReissueRequest, context: Any) -> registry_pb2.ReissueReport:
+        return await answer(context, self._begin_reissue(request))
+
+    async def _begin_reissue(self, request: registry_pb2.BeginReissueRequest) -> registry_pb2.ReissueReport:
+        window = codec.duration_from_wire(request.window)
+        return reissue_message(await self._authority.begin_reissue(window, by=_operator()))
+
+    async def GetReissue(self, request: registry_pb2.GetReissueRequest, context: Any) -> registry_pb2.ReissueReport:
+        return reissue_message(await answer(context, self._authority.reissue_timeline()))
+
+    async def GetBlastRadius(self, request: registry_pb2.BlastRadiusRequest, context: Any) -> registry_pb2.BlastRadius:
+        return await answer(context, blast_radius(self._authority, request))
+
     async def ListAudit(self, request: registry_pb2.ListAuditRequest, context: Any) -> registry_pb2.ListAuditResponse:
         page = await answer(
             context,
@@ -245,6 +282,11 @@ def _optional(message: Message, field: str, read: Callable[[Any], Any]) -> Any:
 def _page_size(wanted: int) -> int:
     """0 means the default; nobody gets more than 500 at once (threat H7)."""
     return min(wanted or _DEFAULT_PAGE, MAX_PAGE)
+
+
+async def _told(text: str) -> Reason:
+    """As :func:`_reason`, inside of what is awaited."""
+    return _reason(text)
 
 
 def _reason(text: str) -> Reason:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.ledger import (
     CertificateFilter,
     CertificateRecord,
@@ -27,6 +28,7 @@ from handfast_ca.ledger import (
 )
 from handfast_ca.registration import Entry
 from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import incident_steps as incidents
 from handfast_ca.stores import recovery_steps as recovery
 from handfast_ca.stores import registration_steps as registrations
 from handfast_ca.stores import revocation_steps as revocations
@@ -167,6 +169,34 @@ class SqliteLedger:
 
     async def readmit(self, record: CertificateRecord) -> None:
         await self._writer.write(partial(recovery.readmit, record=record))
+
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        return await self._read(partial(incidents.live, wanted=wanted, now=now))
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_serials, serials=serials, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_identities, identities=identities, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        return await self._writer.write(partial(incidents.block_key, spki_sha256=spki_sha256), essential=True)
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        step = partial(incidents.begin_reissue, now=now, renew_before=renew_before, backdate=backdate)
+        return await self._writer.write(step)
+
+    async def reissue(self) -> Reissue | None:
+        return await self._read(incidents.reissue)
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        return await self._read(partial(incidents.standings, order=order))
 
     async def mark(self, name: str) -> int:
         return await self._read(partial(revocations.mark, name=name))
