@@ -183,7 +183,7 @@ class Driver:
         before = self._staple()
         self.stapled = answer
         if self._staple() != before:
-            await self._publish()
+            await self._publish(to_files_only=True)
 
     async def heed(self, refusal: HandfastError, presented: Leaf) -> None:
         """The CA lets ``presented`` in no more. Once that is revoked no trust comes this way any more, not even the news of
@@ -303,12 +303,15 @@ class Driver:
         self.plan = self.plan.moved(event)
         await self._publish()
 
-    async def _publish(self) -> None:
-        """One snapshot to the socket, then one generation to the disk, then the hooks."""
+    async def _publish(self, *, to_files_only: bool = False) -> None:
+        """One snapshot to the socket, then one generation to the disk, then the hooks. The answer that is stapled is in
+        no snapshot, and no reason to send all lists again.
+        """
         async with self._publishing:
             self.generation += 1
             served = self._served()
-            self._source.publish(served)
+            if not to_files_only:
+                self._source.publish(served)
             try:
                 await asyncio.to_thread(
                     self._outputs.write,

@@ -65,19 +65,24 @@ class Workload:
         self.asked: list[bytes] = []
         self.gone = False
         self.lie: Callable[[bytes], bytes] | None = None
-        self.hooks = 0
+        self.hooks = self.snapshots = 0
+        source = StaticSource()
+        source.subscribe(self._count_snapshot)
         self.driver = Driver(
             Wanted(WEB),
             upstream=CoreUpstream(bench),
             outputs=Outputs(Directory(self.out), TRUST_DOMAIN),
             memory=Memory(folder / "state"),
             proof=JoinToken(folder / "token", None),
-            source=StaticSource(),
+            source=source,
             clock=bench.clock,
             draw=lambda: draw,
             on_files=self._hook,
         )
         self.stapler = Stapler(self.driver, self._ask, clock=bench.clock, draw=lambda: draw)
+
+    def _count_snapshot(self, _snapshot: Credentials | None) -> None:
+        self.snapshots += 1
 
     async def _hook(self) -> None:
         self.hooks += 1
@@ -137,6 +142,7 @@ async def test_a_verified_answer_stands_beside_the_certificate(bench: OcspBench,
     assert stat.S_IMODE((web.out / "ocsp.der").stat().st_mode) == 0o644
     assert (web.out / "ocsp.der").resolve().parent == (web.out / "tls.crt").resolve().parent
     assert web.hooks == 2  # the certificate, and the answer
+    assert web.snapshots == 1  # which holds no answer
     assert b"\x04\x20" in web.asked[0]
     assert condition(web.driver, bench.clock.now()).staple_until == bench.clock.now() + 10 * MINUTE
 
