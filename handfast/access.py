@@ -33,6 +33,7 @@ __all__ = [
     "in_trust_domain",
     "judge",
     "judge_credentials",
+    "methods_for",
     "not_allowed",
 ]
 
@@ -132,6 +133,29 @@ class UnsafeAnyIdentity:
 
     def permits(self, caller: SpiffeId, method: str) -> bool:
         return True
+
+
+def methods_for(policy: AccessPolicy, caller: SpiffeId) -> tuple[str, ...]:
+    """Patterns of the methods that ``caller`` may call at most; ``("*",)`` for all, empty for none.
+
+    For people who ask how far something reaches. Of :class:`AllOf` it names one bound that holds, not the narrowest.
+
+    >>> methods_for(
+    ...     allow("spiffe://prod.example/web", methods=["/shop.v1.Orders/*"]),
+    ...     SpiffeId.parse("spiffe://prod.example/web"),
+    ... )
+    ('/shop.v1.Orders/*',)
+    """
+    if isinstance(policy, Allow):
+        fits = any(_identity_pattern(identity).fullmatch(str(caller)) for identity in policy.identities)
+        return (policy.methods or ("*",)) if fits else ()
+    if isinstance(policy, AnyOf):
+        found = dict.fromkeys(method for one in policy.policies for method in methods_for(one, caller))
+        return ("*",) if "*" in found else tuple(found)
+    if isinstance(policy, AllOf):
+        bounds = [methods_for(one, caller) for one in policy.policies]
+        return min(bounds, key=lambda bound: len(bound) if bound != ("*",) else 1 << 30)
+    return ("*",) if policy.permits(caller, "*") else ()
 
 
 def _refuse_empty(name: str, policies: Sequence[AccessPolicy]) -> None:

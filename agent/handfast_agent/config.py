@@ -14,6 +14,7 @@ from handfast.certificates import Usage, parse_fingerprint
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
 from handfast.lifetime import parse_duration
+from handfast.rpc.folder import LONGEST_ADDRESS
 from handfast_agent.acceptance import Wanted
 from handfast_agent.storage import Ownership
 
@@ -68,14 +69,17 @@ class Config:
     health: tuple[str, int] | None = None
     ownership: Ownership = field(default_factory=Ownership)
     hooks: tuple[HookConfig, ...] = ()
+    stapling: bool = True
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Reads the file. Raises ``Invalid`` with every mistake."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"configuration {path} cannot be read: {error}", reason="INVALID_CONFIG") from error
+    except OSError as error:
+        raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the configuration {path} is not UTF-8", reason="INVALID_CONFIG") from error
     return parse(text, environment, base=path.parent.absolute())
 
 
@@ -122,7 +126,7 @@ class _Reader:
     def config(self, document: object) -> Config:
         top = self._mapping("", document, required={"ca", "trust_domain", "trust", "identity", "directory"}, optional={
             "join_token", "socket", "state", "health", "hooks", "dns_names", "ip_addresses", "usages", "files",
-            "max_lifetime",
+            "max_lifetime", "stapling",
         })  # fmt: skip
         domain = self._value("trust_domain", top.get("trust_domain"), TrustDomain) or TrustDomain("invalid")
         identity = self._value("identity", top.get("identity"), SpiffeId.parse) or SpiffeId(domain, "/invalid")
@@ -144,12 +148,13 @@ class _Reader:
             state=self._path("state", top.get("state")) or directory.parent / f"{directory.name}.state",
             token_file=token_file,
             token_stdin=token_stdin,
-            socket=self._path("socket", top.get("socket")),
+            socket=self._socket(top.get("socket")),
             health=self._listen(top.get("health")),
             ownership=self._ownership(top.get("files")),
             hooks=tuple(
                 self._hook(f"hooks[{i}]", hook) for i, hook in enumerate(self._list("hooks", top.get("hooks")))
             ),
+            stapling=self._switch("stapling", top.get("stapling", True)),
         )
 
     def _ca(self, value: object) -> CaAddress:
@@ -226,6 +231,12 @@ class _Reader:
             tuple(command), self._path(f"{where}.pid_file", hook.get("pid_file")), str(signal), float(timeout)
         )
 
+    def _switch(self, where: str, value: object) -> bool:
+        """YAML reads ``on`` and ``off`` as true and false."""
+        if not isinstance(value, bool):
+            self._found.add(where, "INVALID_CONFIG", f"{where} is {value!r}, neither on nor off")
+        return value is True
+
     def _listen(self, value: object) -> tuple[str, int] | None:
         if value is None:
             return None
@@ -277,6 +288,14 @@ class _Reader:
             self._found.add(where, "INVALID_CONFIG", f"{text!a} is no path")
             return None
         return self._base / text if text else None
+
+    def _socket(self, value: object) -> Path | None:
+        path = self._path("socket", value)
+        if path is not None and (length := len(os.fsencode(path))) > LONGEST_ADDRESS:
+            says = f"the path of a socket is at most {LONGEST_ADDRESS} bytes long, {path} is {length}"
+            self._found.add("socket", "INVALID_CONFIG", says)
+            return None
+        return path
 
     def _list(self, where: str, value: object) -> list[Any]:
         if value is None:

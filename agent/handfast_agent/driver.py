@@ -16,16 +16,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from handfast.certificates import Leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials
 from handfast.csr import build_csr
 from handfast.errors import Broken, HandfastError, Unavailable
 from handfast.keys import PrivateKey, generate
+from handfast.ocsp import OcspAnswer
 from handfast.sources.static import StaticSource
 from handfast_agent.acceptance import Answer, Wanted, checked
 from handfast_agent.lifecycle import Event, State
 from handfast_agent.memory import Memory, Outputs, Remembered
-from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, moment_to_renew, next_step
+from handfast_agent.order import Order
+from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, hurried, moment_to_renew, next_step
 from handfast_agent.proofs.join_token import JoinToken, token_digest
 from handfast_agent.trust import News, Trust
 from handfast_agent.upstream import Upstream
@@ -81,6 +84,8 @@ class Driver:
         self.generation = 0
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
+        self.stapled: OcspAnswer | None = None
+        self.on_hurry: Callable[[], None] = lambda: None
         self._upstream = upstream
         self._outputs = outputs
         self._memory = memory
@@ -155,10 +160,39 @@ class Driver:
         before = self.trust
         self.trust, alarms = self.trust.accept(news, self._clock.now())
         for alarm in alarms:
-            self._alarm(alarm)
-        if self.trust == before:
-            return
-        await self._judge_self()
+            self.alarm(alarm)
+        hurried = self._obey(news.order)
+        if self.trust != before:
+            await self._judge_self()
+        elif hurried:
+            await self._publish()
+
+    def _obey(self, order: Order | None) -> bool:
+        """An order to renew moves our moment forward, once. True when it did."""
+        planned = self.plan if order is None else hurried(self.plan, order, self._clock.now(), self._draw())
+        if planned == self.plan:
+            return False
+        assert planned.renew_at is not None
+        _log.warning("the CA wants every certificate renewed: ours at %s", planned.renew_at.isoformat())
+        self.plan = planned
+        self.on_hurry()
+        return True
+
+    async def staple(self, answer: OcspAnswer | None) -> None:
+        """A good answer about the present certificate stands beside it from now on; None: the one that stood there ended."""
+        before = self._staple()
+        self.stapled = answer
+        if self._staple() != before:
+            await self._publish()
+
+    async def heed(self, refusal: HandfastError, presented: Leaf) -> None:
+        """The CA lets ``presented`` in no more. Once that is revoked no trust comes this way any more, not even the news of
+        that, so the refusal is the news (threat C1).
+        """
+        present = self.present
+        is_ours = present is not None and present.leaf == presented
+        if refusal.reason == "REVOKED" and is_ours and self.plan.state is State.SERVING:
+            await self._revoked()
 
     async def stop(self) -> None:
         """Ends serving; the files stay for the next start."""
@@ -183,7 +217,7 @@ class Driver:
             self._remember(replace(self._remembered, used_token=token_digest(token)))
         except HandfastError as error:
             self.record.unwritten = error.message
-            self._alarm(error)
+            self.alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -217,7 +251,7 @@ class Driver:
         now = self._clock.now()
         trust, alarms = self.trust.accept(answer.news, now)
         for alarm in alarms:
-            self._alarm(alarm)
+            self.alarm(alarm)
         self._request = None
         credentials = checked(self.wanted, key, answer.chain, trust, now)
         if trust.revoked(credentials.leaf.issuer_key_id, credentials.leaf.serial):
@@ -227,8 +261,9 @@ class Driver:
         self.plan = self.plan.certified(event, validity, renew_at)
         if renew_at <= now:
             self.plan = self.plan.due_on_arrival(self._clock.monotonic())
-            self._count("CLOCK_AHEAD")
+            self.count("CLOCK_AHEAD")
             _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
+        self._obey(answer.news.order)
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())
@@ -242,7 +277,7 @@ class Driver:
         self.plan = self.plan.failed(self._clock.monotonic(), self._draw(), error.retry_after)
         if error.reason in ("ANSWER_MISMATCH", "PIN_MISMATCH"):
             self._request = None
-        self._count(error.reason)
+        self.count(error.reason)
         _log.warning("attempt %d failed: %s (%s)", self.plan.failures, error.message, error.reason)
 
     async def _judge_self(self) -> None:
@@ -261,7 +296,7 @@ class Driver:
 
     async def _revoked(self) -> None:
         _log.error("our own certificate was revoked: withdrawn, and not renewed; a new join token is needed")
-        self._count("REVOKED")
+        self.count("REVOKED")
         await self._move(Event.REVOKED)
 
     async def _move(self, event: Event) -> None:
@@ -275,13 +310,20 @@ class Driver:
             served = self._served()
             self._source.publish(served)
             try:
-                await asyncio.to_thread(self._outputs.write, served, self.trust, self.plan.renew_at, self.generation)
+                await asyncio.to_thread(
+                    self._outputs.write,
+                    served,
+                    self.trust,
+                    self.plan.renew_at,
+                    self.generation,
+                    self._staple(),
+                )
                 marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
                 self._remember(marks)
                 self.record.unwritten = ""
             except HandfastError as error:
                 self.record.unwritten = error.message
-                self._alarm(error)
+                self.alarm(error)
                 return
         await self._on_files()
 
@@ -292,6 +334,13 @@ class Driver:
             self.present, bundle=self.trust.bundle, revocations=self.trust.revocations, generation=self.generation
         )
         return self.present
+
+    def _staple(self) -> bytes:
+        """What is written now: an answer about another certificate than the one beside it would be worse than none."""
+        present, answer = self.present, self.stapled
+        if self.plan.state is not State.SERVING or present is None or answer is None:
+            return b""
+        return answer.der if answer.serial == present.leaf.serial else b""
 
     def _remember(self, remembered: Remembered) -> None:
         self._remembered = remembered
@@ -307,11 +356,11 @@ class Driver:
             return None
         return None if token is None or token_digest(token) == self._remembered.used_token else token
 
-    def _alarm(self, error: HandfastError) -> None:
-        self._count(error.reason)
+    def alarm(self, error: HandfastError) -> None:
+        self.count(error.reason)
         _log.error("refused: %s (%s)", error.message, error.reason)
 
-    def _count(self, reason: str) -> None:
+    def count(self, reason: str) -> None:
         self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
 
     def _not_after(self) -> str:

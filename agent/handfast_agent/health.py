@@ -93,6 +93,7 @@ class _Metrics:
             "last_success_timestamp_seconds": now.last_success and now.last_success.timestamp(),
             "outage_budget_seconds": now.outage_budget_seconds,
             "crl_age_seconds": now.crl_age_seconds,
+            "staple_expiry_timestamp_seconds": now.staple_until and now.staple_until.timestamp(),
             "generation": now.generation,
             "ready": float(now.ready),
             "connected": float(now.connected),

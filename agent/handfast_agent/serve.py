@@ -19,8 +19,11 @@ from handfast_agent.driver import Driver
 from handfast_agent.hooks import run_hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
+from handfast_agent.ocsp_http import ask_ocsp
 from handfast_agent.process import forbid_core_dumps
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
+from handfast_agent.reporting import Reporting
+from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
 from handfast_agent.upstream import GrpcUpstream
 from handfast_agent.watch import poll_once, watch_forever
@@ -52,6 +55,7 @@ class Agent:
             draw=self.draw,
             on_files=self._run_hooks,
         )
+        self.stapler = Stapler(self.driver, ask_ocsp, clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())
@@ -84,26 +88,31 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    schedule = Schedule({"rotation": agent.driver.tick, "poll": agent.poll}, agent.clock)
+    steps = {"rotation": agent.driver.tick, "poll": agent.poll}
+    if config.stapling:
+        steps["stapling"] = agent.stapler.look
+    schedule = Schedule(steps, agent.clock)
 
     def renew_at_once() -> None:
         agent.driver.demand_renewal()
         schedule.run_now("rotation")
 
+    agent.driver.on_hurry = lambda: schedule.run_now("rotation")
     loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
     loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
+    reporting = Reporting(agent.driver, agent.upstream, agent.source, agent.draw, agent.clock.monotonic)
     async with contextlib.AsyncExitStack() as stack:
         await agent.driver.start()
         if config.socket is not None:
             await stack.enter_async_context(
-                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look)
+                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look, reporting.take)
             )
         if config.health is not None:
             from handfast_agent.health import serve_health
 
             stack.enter_context(serve_health(*config.health, agent.look, agent.failures))
         watching = watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)
-        tasks = [asyncio.create_task(schedule.run()), asyncio.create_task(watching)]
+        tasks = [asyncio.create_task(work) for work in (schedule.run(), watching, reporting.run())]
         await _until(ended, tasks)
         await agent.driver.stop()
     _log.info("ended")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from handfast.bundle import TrustBundle
 from handfast.errors import HandfastError, Refused
 from handfast.revocation import EMPTY, RevocationList, Revocations
+from handfast_agent.order import Order
 
 __all__ = ["BundleMark", "ListMark", "Marks", "News", "Trust"]
 
@@ -83,6 +84,7 @@ class News:
     bundle: TrustBundle | None = None
     crls: tuple[bytes, ...] = ()
     announced: tuple[tuple[bytes, int], ...] = ()
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,10 +22,11 @@ from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId, TrustDomain
 from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_agent.acceptance import Answer
 from handfast_agent.config import CaAddress, TrustPin
+from handfast_agent.order import Order
 from handfast_agent.trust import News, Trust
 from handfast_agent.tunnel import Peer, tunnel
 from handfast_agent.witness import offer
@@ -56,6 +58,10 @@ class Upstream(Protocol):
 
     async def get_trust(self, present: Credentials, trust: Trust) -> News:
         """The whole state, once. ``trust`` is offered as by :meth:`watch_trust`."""
+        ...
+
+    async def report(self, report: report_pb2.StatusReport) -> None:
+        """Over the connection of the watch that is open; ``Unavailable`` (``NOT_CONNECTED``) while there is none."""
         ...
 
     def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
@@ -115,6 +121,7 @@ class GrpcUpstream:
         self._server = SpiffeId(trust_domain, "/handfast/ca")
         self._pin = pin
         self._clock = clock
+        self._watching: Any = None
 
     async def enrol(self, token: str, csr: bytes, spiffe_id: SpiffeId, trust: Trust) -> Answer:
         roots: Sequence[x509.Certificate] = trust.bundle.roots if trust.bundle else ()
@@ -143,8 +150,20 @@ class GrpcUpstream:
     async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
             await offer(stub, trust)
-            async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
-                yield read_news(update)
+            self._watching = stub
+            try:
+                async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
+                    yield read_news(update)
+            finally:
+                self._watching = None
+
+    async def report(self, report: report_pb2.StatusReport) -> None:
+        if self._watching is None:
+            raise Unavailable("no watch is open to report over", reason="NOT_CONNECTED")
+        try:
+            await self._watching.ReportStatus(report, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise codec.from_rpc_error(error) from error
 
     def _peer(self, present: Credentials) -> Peer:
         return Peer(self._ca.address, self._server, present.bundle.roots, present.revocations, present)
@@ -182,6 +201,19 @@ def _parse_news(update: trust_pb2.TrustUpdate) -> News:
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),
         announced=codec.announced_from_wire(update.announced),
+        order=_parse_order(update) if update.HasField("reissue") and update.HasField("sent_at") else None,
+    )
+
+
+def _parse_order(update: trust_pb2.TrustUpdate) -> Order:
+    """Its end counts from the CA's clock when it sent this, so that ours need not agree with it."""
+    order = update.reissue
+    tainted_at, end = codec.time_from_wire(order.tainted_at), codec.time_from_wire(order.renew_before)
+    return Order(
+        tainted_at,
+        window=max(end - tainted_at, timedelta()),
+        left=end - codec.time_from_wire(update.sent_at),
+        backdate=codec.duration_from_wire(order.backdate),
     )
 
 

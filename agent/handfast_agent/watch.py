@@ -37,6 +37,7 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
             _log.info("the CA ended the trust stream")
         except HandfastError as error:
             _log.warning("trust stream lost: %s (%s)", error.message, error.reason)
+            await driver.heed(error, present.leaf)
         driver.record.connected = False
         failures += 1
         await asyncio.sleep(backoff.delay(failures, _RECONNECT, draw()))
@@ -51,3 +52,4 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
         await driver.hear(await upstream.get_trust(present, driver.trust))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)
+        await driver.heed(error, present.leaf)

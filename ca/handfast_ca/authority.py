@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from handfast_ca.admission import admit, key_policy
 from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal
 from handfast_ca.enrolment import Enrolment, JoinToken, Renewal, present, request_digest
 from handfast_ca.feed import Feed, TrustState
+from handfast_ca.incident import LiveCertificate, MassFilter
 from handfast_ca.issuer import Issuer
 from handfast_ca.ledger import (
     CertificateFilter,
@@ -36,6 +37,9 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
+from handfast_ca.mass_revoker import MassRevoker
+from handfast_ca.ocsp.responder import Responder
+from handfast_ca.ocsp.signer import Signers
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.quarantine import Quarantine
@@ -43,6 +47,8 @@ from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.readmission import readmit
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
+from handfast_ca.reissuer import Reissuer
+from handfast_ca.reports import Reports
 from handfast_ca.revoker import Revoker
 from handfast_ca.status import StatusLine, status_lines
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
@@ -122,10 +128,11 @@ class Authority:
         self._ledger = ledger
         self._audit = audit
         self._random_bytes = random_bytes
-        self._facts = IssuerFacts.of(issuer.certificate)
+        self._facts = IssuerFacts.of(issuer.certificate, urls)
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
+        self.reports = Reports(clock.monotonic)
         self._entries: dict[SpiffeId, Entry] = {}
         self._deciding: set[asyncio.Task[Any]] = set()
         self.quarantine = Quarantine(ledger, audit, self.time, backdate=profile.backdate)
@@ -153,6 +160,25 @@ class Authority:
             quorum=quorum,
         )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
+        signers = Signers(
+            trust_domain=trust_domain,
+            issuer=issuer,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            random_bytes=random_bytes,
+        )
+        self.responder = Responder(issuer=issuer, ledger=ledger, feed=self.feed, time=self.time, signers=signers)
+        self._mass_revoker = MassRevoker(
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            publisher=self._publisher,
+            time=self.time,
+            backdate=profile.backdate,
+        )
+        self._reissuer = Reissuer(ledger=ledger, audit=audit, feed=self.feed, time=self.time, profile=profile)
         registrar = Registrar(
             trust_domain=trust_domain,
             profile=profile,
@@ -169,6 +195,11 @@ class Authority:
         self.create_token = registrar.create_token
         self.revoke_serial = self._revoker.revoke_serial
         self.revoke_identity = self._revoker.revoke_identity
+        self.survey_revocation = self._mass_revoker.survey
+        self.revoke_many = self._mass_revoker.revoke
+        self.begin_reissue = self._reissuer.begin
+        self.reissue_order = self._reissuer.order
+        self.reissue_timeline = self._reissuer.timeline
         self.publish_crl = self._publisher.publish
 
     # --- asking for a certificate -----------------------------------------------------------------------------------
@@ -403,6 +434,7 @@ class Authority:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
         await self.quarantine.start()
         await self._revoker.revoke_dangling()
+        await self._reissuer.load()
         try:
             await self._publisher.load()
             await self.witnesses.start()
@@ -440,6 +472,14 @@ class Authority:
     ) -> Page[CertificateRecord]:
         return await self._ledger.list_certificates(wanted, limit=limit, token=token)
 
+    async def live(self, wanted: MassFilter) -> Sequence[LiveCertificate]:
+        """Unexpired certificates that fit, the revoked ones too."""
+        return await self._ledger.live(wanted, now=self.time.wall())
+
+    def is_reserved(self, name: str) -> bool:
+        """The CA's own identity, or one of its operators'."""
+        return SpiffeId.parse(name) in self._reserved
+
     async def certificate(self, serial: int) -> CertificateRecord:
         return await self._ledger.find(serial)
 
@@ -457,6 +497,7 @@ class Authority:
 
     def status(self) -> tuple[StatusLine, ...]:
         """What is well and what is not, each with a hint."""
+        now = self.time.wall()
         return (
             *self.witnesses.lines(),
             *status_lines(
@@ -465,7 +506,8 @@ class Authority:
                 clock_problem=self.time.problem(),
                 crl_problem=self._publisher.problem,
                 ledger_problem=self._ledger.problem(),
-                now=self.time.wall(),
+                now=now,
+                ocsp=self.responder.signers.line(now),
             ),
         )
 
@@ -476,3 +518,4 @@ class Authority:
     async def close(self) -> None:
         """Waits for the decisions that are being made."""
         await asyncio.gather(*self._deciding, return_exceptions=True)
+        await self._mass_revoker.close()

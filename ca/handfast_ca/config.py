@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _TOP = (
     "operators",
     "limits",
     "restore",
+    "ocsp",
 )
 _LISTEN = {"grpc": "127.0.0.1:7443", "enrol": "127.0.0.1:7444", "http": "127.0.0.1:7080"}
 
@@ -118,8 +120,9 @@ class _Reader:
         for index, operator in enumerate(operators):
             if trust_domain is not None and operator.trust_domain != trust_domain:
                 self._found.add(f"operators[{index}]", "FOREIGN_TRUST_DOMAIN", f"{operator} is not of {trust_domain}")
-        urls = self._parsed("public_url", self._values.get("public_url"), PublicUrls)
-        addresses = [self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()]
+        ocsp = self._switch("ocsp", default=True)
+        urls = self._parsed("public_url", self._values.get("public_url"), partial(PublicUrls, ocsp=ocsp))
+        addresses = self._addresses(listen)
         passphrase = issuer.get("passphrase_file")
         paths = {
             "issuer_certificate": self._path("issuer.certificate", issuer.get("certificate")),
@@ -213,11 +216,27 @@ class _Reader:
         wait = self._parsed("restore.wait", values["wait"], parse_duration) if "wait" in values else None
         return Quorum(identities, wait)
 
+    def _switch(self, name: str, *, default: bool) -> bool:
+        """YAML reads ``on`` and ``off`` as true and false."""
+        value = self._values.get(name, default)
+        if not isinstance(value, bool):
+            self._found.add(name, "INVALID", f"{name} is {value!r}, neither on nor off")
+        return value is True
+
     def _count(self, field: str, value: Any, default: int) -> int:
         if type(value) is int and 1 <= value <= MOST:
             return value
         self._found.add(field, "INVALID_LIMIT", f"{value!r} is not a whole number between 1 and {MOST}")
         return default
+
+    def _addresses(self, listen: Mapping[str, Any]) -> list[Address]:
+        read = {name: self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()}
+        taken: dict[Address, str] = {}
+        for name, address in read.items():
+            if address in taken and address.port:
+                self._found.add(f"listen.{name}", "SAME_ADDRESS", f"{address} is that of listen.{taken[address]} too")
+            taken.setdefault(address, name)
+        return list(read.values())
 
     def _address(self, name: str, value: Any) -> Address:
         host, _, port = str(value).rpartition(":")

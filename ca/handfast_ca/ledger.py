@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.registration import Entry
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "CertificateFilter",
     "CertificateRecord",
     "CrlPlan",
+    "Incidents",
     "Intention",
     "LearntList",
     "Ledger",
@@ -309,6 +311,43 @@ class Recovery(Protocol):
         ...
 
 
+class Incidents(Protocol):
+    """What concerns many certificates at once."""
+
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        """Unexpired certificates that fit, intended ones among them, in the order of the book; changes nothing."""
+        ...
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        """All of them in one step, and nothing that was renewed from them. Returns those that were not revoked before;
+        unknown ones are passed over. KEY_COMPROMISE also blocks their public keys."""
+        ...
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        """As ``revoke_identity`` for each, in one step. Returns those that were not revoked before."""
+        ...
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        """The public key is certified for nobody any more (threat A11). False when it was blocked before."""
+        ...
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        """Taints every certificate that is in the book now. The newest order takes the place of the one before."""
+        ...
+
+    async def reissue(self) -> Reissue | None:
+        """The last order that was given."""
+        ...
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        """Who held a live certificate when ``order`` was given, by name, and how each stands now."""
+        ...
+
+
 class Marks(Protocol):
     """Numbers that only rise: bundle sequence, highest time seen, and the counts of the status page."""
 
@@ -325,15 +364,11 @@ class Marks(Protocol):
         ...
 
 
-class Ledger(Registrations, CertificateBook, RevocationBook, Recovery, Marks, Protocol):
+class Ledger(Registrations, CertificateBook, RevocationBook, Incidents, Recovery, Marks, Protocol):
     """All of them over one store, so that a step that touches two of them is still one transaction."""
 
     async def check(self) -> None:
         """Changes nothing. ``Unavailable`` or ``Broken`` while nothing can be written (threat J2)."""
-        ...
-
-    async def backup(self, path: str) -> None:
-        """One consistent copy while serving."""
         ...
 
     def problem(self) -> HandfastError | None:

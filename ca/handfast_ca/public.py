@@ -14,9 +14,10 @@ from starlette.routing import Route
 
 from handfast.certificates import subject_key_id
 from handfast.spiffe_bundle import spiffe_bundle
-from handfast_ca.access import ROUTES
+from handfast_ca.access import POSTED, ROUTES
 from handfast_ca.authority import Authority
 from handfast_ca.metrics import CONTENT_TYPE, CaMetrics
+from handfast_ca.public_ocsp import PublicOcsp
 from handfast_ca.status import Level
 from handfast_ca.urls import issuer_slug
 
@@ -28,18 +29,21 @@ _CRL, _CERTIFICATE, _PEM = "application/pkix-crl", "application/pkix-cert", "app
 def application(authority: Authority, metrics: CaMetrics) -> Starlette:
     """Serves the present state of the authority; nothing here changes anything. Only what ``ROUTES`` declares is there."""
     public = _Public(authority, metrics)
+    ocsp = PublicOcsp(authority, metrics)
     serving = {
         "/crl/{issuer}.crl": public.crl,
         "/crl/{issuer}.pem": public.crl_pem,
         "/ca/{issuer}.cer": public.certificate,
         "/bundle": public.spiffe_bundle,
         "/bundle.pem": public.bundle,
+        "/ocsp": ocsp.post,
+        "/ocsp/{request:path}": ocsp.get,
         "/livez": public.live,
         "/readyz": public.ready,
         "/metrics": public.metrics,
     }
     return Starlette(
-        routes=[Route(path, serving[path]) for path in ROUTES],
+        routes=[Route(path, serving[path], methods=["POST"] if path in POSTED else ["GET"]) for path in ROUTES],
         exception_handlers={HTTPException: _no_such_thing},
     )
 

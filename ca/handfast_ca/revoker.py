@@ -16,7 +16,7 @@ from handfast_ca.ledger import CertificateRecord, Ledger
 from handfast_ca.publisher import Publisher
 from handfast_ca.timekeeper import Timekeeper
 
-__all__ = ["Revoked", "Revoker"]
+__all__ = ["Revoked", "Revoker", "announcements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Revoker:
                 },
                 essential=True,
             )
-            self._feed.announce(_announcements(records))
+            self._feed.announce(announcements(records))
         return len(records)
 
     async def _proclaim(
@@ -86,7 +86,7 @@ class Revoker:
         """The revocation is durable. Nothing that fails from here on keeps the rest from being told."""
         facts |= {"reason": str(reason), "serials": [format_serial(record.serial) for record in records]}
         failure = await self._write_down({**facts, "decision": "granted", "repeated": repeated})
-        self._feed.announce(_announcements(records))
+        self._feed.announce(announcements(records))
         number = await self._proven(records, repeated)
         if failure is not None:
             raise failure
@@ -116,7 +116,7 @@ class Revoker:
         return all(record.serial in serials or record.not_after < now for record in records)
 
 
-def _announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:
+def announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:
     return [
         Announcement(record.issuer_key_id, record.serial, record.revoked_at, record.reason)
         for record in records

@@ -26,6 +26,8 @@ def _subject(row: Row) -> object:
     """Whom or what the decision was about."""
     if "crl_number" in row:
         return f"CRL {row['crl_number']}, {row.get('entries', 0)} entries"
+    if row.get("count") is not None and "serials" in row:
+        return f"{row['count']} certificates: {row.get('detail', '')}"
     return row.get("spiffe_id") or row.get("serial") or row.get("serials") or row.get("detail")
 
 

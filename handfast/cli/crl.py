@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from handfast.cli.output import Column, emit, note, output_option, shown_time
-from handfast.cli.trust import trust_update
+from handfast.cli.session import trust_update
 from handfast.errors import NotFound
 
 __all__ = ["crl"]

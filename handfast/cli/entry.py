@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
+from handfast.cli.duration import DURATION
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
 from handfast.cli.suggestion import suggesting
-from handfast.lifetime import format_duration, parse_duration
+from handfast.lifetime import format_duration
 
 __all__ = ["entry"]
 
@@ -43,7 +44,7 @@ def entry() -> None:
 @click.option("--dns", "dns_names", multiple=True, help="A DNS name its certificates may carry. Repeatable.")
 @click.option("--ip", "ip_addresses", multiple=True, help="An IP address its certificates may carry. Repeatable.")
 @click.option("--usage", default="client,server", show_default=True, help="client, server, or both with a comma.")
-@click.option("--ttl", default="", help="Longest lifetime of a certificate, like 15m or 24h. [default: the CA's]")
+@click.option("--ttl", type=DURATION, help="Longest lifetime of a certificate, like 15m or 24h. [default: the CA's]")
 @click.option("--proof", "proofs", multiple=True, help="How it may prove itself: join-token, operator. [default: both]")
 @click.option("--selector", default="", help="For proofs that know selectors: k8s:ns=shop,k8s:sa=web.")
 @click.option("--allow-rsa", is_flag=True, help="Also take RSA keys of 2048 bits and more.")
@@ -56,8 +57,7 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
     \b
     handfast entry add spiffe://prod.example/web --dns web.shop.svc --ttl 24h
     """
-    from google.protobuf.duration_pb2 import Duration
-
+    from handfast.wire.codec import duration_to_wire
     from handfast.wire.v1 import registry_pb2
 
     wanted = registry_pb2.Entry(
@@ -65,7 +65,7 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
         dns_names=fields["dns_names"],
         ip_addresses=fields["ip_addresses"],
         usages=_words(fields["usage"]),
-        lifetime=Duration(seconds=int(parse_duration(fields["ttl"]).total_seconds())) if fields["ttl"] else None,
+        lifetime=None if fields["ttl"] is None else duration_to_wire(fields["ttl"]),
         proofs=fields["proofs"],
         selectors=_words(fields["selector"]),
         allow_rsa=fields["allow_rsa"],

@@ -18,15 +18,23 @@ __all__ = ["main", "root"]
 # name -> (module:attribute, what it does). The texts stand here so that `handfast --help` imports nothing.
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("handfast.cli.audit:audit", "Read and verify the CA's audit log."),
+    "blast-radius": (
+        "handfast.cli.blast_radius:blast_radius",
+        "What an identity can reach, and who still accepts it.",
+    ),
     "bundle": ("handfast.cli.bundle:bundle", "Show or download the trust bundle."),
     "cert": ("handfast.cli.cert:cert", "Issue, sign, renew, list and show certificates."),
     "completion": ("handfast.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
     "crl": ("handfast.cli.crl:crl", "Show or download revocation lists."),
     "demo": ("handfast.cli.demo:demo", "A whole mesh on this machine: enrol, call, rotate, revoke, refuse."),
     "doctor": ("handfast.cli.doctor:doctor", "Find what is wrong, and say what to do about it."),
+    "drill": ("handfast.cli.drill:drill", "Rehearse the day on which every certificate must be replaced."),
     "entry": ("handfast.cli.entry:entry", "Who may become whom: add, list, show, remove."),
     "inspect": ("handfast.cli.inspection:inspect", "Read a certificate, key, CSR, CRL, or what HOST:PORT presents."),
-    "revoke": ("handfast.cli.revoke:revoke", "Revoke a serial or an identity; returns when it is durable."),
+    "revoke": (
+        "handfast.cli.revoke:revoke",
+        "Revoke a serial, an identity or all that fits; returns when it is durable.",
+    ),
     "status": ("handfast.cli.status:status", "How the CA is: one line for each check."),
     "token": ("handfast.cli.token:token", "Make join tokens for new workloads."),
     "verify": ("handfast.cli.verify:verify", "Say whether a chain is good, and if not, why, in words."),

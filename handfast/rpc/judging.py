@@ -29,7 +29,7 @@ from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailab
 from handfast.revocation import FreshnessPolicy, Revocations
 from handfast.rpc.caller import Caller
 
-__all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
+__all__ = ["AuthContext", "CallContext", "GuardObserver", "Judge", "OnRefusal", "refusal"]
 
 _log = logging.getLogger(__name__)
 AuthContext = Mapping[str, Sequence[bytes]]
@@ -45,6 +45,20 @@ class GuardObserver(Protocol):
     def stream_ended(self, method: str, reason: str) -> None: ...
 
 
+class CallContext(Protocol):
+    """What the guard and :data:`OnRefusal` read of a call; gRPC's own contexts are such."""
+
+    def auth_context(self) -> AuthContext: ...
+
+    def peer(self) -> str: ...
+
+
+OnRefusal = Callable[[CallContext, str, HandfastError], None]
+"""Hears of a call that is refused: from where it came, its method, and why. Must be quick and must not raise. What the
+context's certificate says was proved by the handshake only as far as the error does not say otherwise.
+"""
+
+
 class Judge:
     """Judges calls against the present snapshot of a source."""
 
@@ -57,6 +71,7 @@ class Judge:
         freshness: FreshnessPolicy,
         open_methods: frozenset[str],
         observer: GuardObserver | None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self.source = source
         self.observer = observer
@@ -65,22 +80,31 @@ class Judge:
         self._freshness = freshness
         self._open_methods = open_methods
         self._peers = _Peers()
+        self._on_refusal = on_refusal
         self._standing: _Standing | None = None
         self._alarmed: dict[bytes, int] = {}
 
-    def admit(self, auth_context: Callable[[], AuthContext], method: str) -> Caller | None:
+    def admit(self, context: CallContext, method: str) -> Caller | None:
         """The proven caller, or None on an open method without a certificate. Raises ``Unauthenticated`` or ``Forbidden``."""
         if self.observer is None:
-            return self._admit(auth_context(), method)
+            return self._admit_or_tell(context, method)
         began = time.perf_counter()
         reason = "OK"
         try:
-            return self._admit(auth_context(), method)
+            return self._admit_or_tell(context, method)
         except HandfastError as error:
             reason = error.reason
             raise
         finally:
             self.observer.judged(method, reason, time.perf_counter() - began)
+
+    def _admit_or_tell(self, context: CallContext, method: str) -> Caller | None:
+        try:
+            return self._admit(context.auth_context(), method)
+        except HandfastError as error:
+            if self._on_refusal is not None:
+                self._on_refusal(context, method, error)
+            raise
 
     def _admit(self, auth: AuthContext, method: str) -> Caller | None:
         version = auth.get("ssl_tls_version") or (b"no TLS",)

@@ -18,7 +18,6 @@ import logging
 import os
 import socket
 import ssl
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
+from handfast.rpc.folder import private_folder
 from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
 from handfast.rpc.refusals import Refusals
 
@@ -155,9 +155,9 @@ class Tunnel:
                 self.connection = None
 
     async def _connect(self, snapshot: Credentials) -> tuple[Pipe, Leaf]:
-        context = _context(snapshot)
         peer = self._peer
         try:
+            context = _context(snapshot)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 far = await dial(peer.host, peer.port, context)
         except ssl.SSLCertVerificationError as error:
@@ -229,7 +229,7 @@ class Tunnel:
 async def open_tunnel(source: Source, peer: Peer, *, clock: Clock, freshness: FreshnessPolicy) -> AsyncIterator[Tunnel]:
     """A tunnel on the running loop for as long as the block runs, which follows its source."""
     loop = asyncio.get_running_loop()
-    with tempfile.TemporaryDirectory(prefix="handfast-") as private:
+    with private_folder("handfast-") as private:
         tunnel = Tunnel(source, peer, clock=clock, freshness=freshness, path=Path(private) / "tunnel")
 
         def tell(_credentials: Credentials | None) -> None:

@@ -21,10 +21,11 @@ import click
 import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.certificates import pem_chain
-from handfast.errors import Invalid
+from handfast.errors import Invalid, Unavailable
 from handfast.sources.static import StaticSource
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.v1 import workload_pb2
@@ -39,6 +40,8 @@ from handfast_agent.memory import Memory, Outputs
 from handfast_agent.proofs.join_token import JoinToken
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
+from handfast_agent.tunnel import Peer, tunnel
+from handfast_agent.upstream import MAX_BUNDLE_BYTES, pinned_roots
 from handfast_agent.watch import poll_once
 from tests.agent.conftest import enrolled
 from tests.agent.running import RunningAgent, configuration, pair_in
@@ -67,6 +70,34 @@ async def test_a_root_from_a_file_is_a_pin_and_another_root_hears_no_token(
     assert peer.enrolments == ([TOKEN] if right else [])
     assert agent.look().state is (State.SERVING if right else State.UNENROLLED)
     assert agent.driver.record.last_reason == ("" if right else "UNTRUSTED")
+
+
+async def test_an_enrolment_whose_answer_lacks_the_pinned_root_is_refused(
+    config: Config, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """Threat B8: the CA does not swap the root that it was trusted for with its first answer."""
+    peer.bundle = replace(TestAuthority(clock=clock).bundle, sequence=9)
+    agent = await enrolled(config, clock)
+    assert agent.driver.record.last_reason == "PIN_MISMATCH"
+    assert agent.source.peek() is None
+    assert not (config.directory / "tls.key").exists()
+
+
+async def test_no_more_of_a_bundle_is_read_than_a_bundle_has(peer: PeerAuthority) -> None:
+    """Threat H3: whoever answers on the plain HTTP port cannot fill the memory."""
+    root = pem_chain([peer.authority.root])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"#" * MAX_BUNDLE_BYTES + b"\n" + root)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    pin = TrustPin(peer.authority.root.fingerprint(hashes.SHA256()))
+    async with server:
+        with pytest.raises(Invalid):
+            await pinned_roots(pin, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert await pinned_roots(pin, f"http://127.0.0.1:{peer.http_port}") == (peer.authority.root,)
 
 
 @pytest.mark.parametrize("kind", ["other issuer", "longer lifetime", "outlives its issuer"])
@@ -228,6 +259,21 @@ async def test_status_shows_all_that_an_operator_asks_for_and_a_full_disk_by_nam
             agent.tell(signal.SIGHUP)
             await asyncio.to_thread(agent.wait_until, lambda: not shown_not_ready(tmp_path))
             assert agent.leaf() == leaf
+
+
+async def test_a_machine_without_room_for_a_connection_is_said_and_ends_nothing(clock: ManualClock) -> None:
+    """J4: no file may grow, not even one in memory, as when the temporary directory is full. It is tried again later."""
+    web = TestAuthority().issue("/web")
+    peer = Peer("localhost:7443", web.spiffe_id, web.bundle.roots, credentials=web)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(Unavailable) as refused:
+            async with tunnel(peer, clock):
+                raise AssertionError("it was opened")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.reason == "NO_RESOURCES"
 
 
 async def status_of(tmp_path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from handfast.wire.v1 import workload_pb2
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
 from handfast_agent.config import Config
 from handfast_agent.delivery import serve_socket
+from handfast_agent.serve import Agent
 from tests.agent.conftest import enrolled
 from tests.peers.authority import PeerAuthority
 
@@ -112,3 +113,15 @@ async def settled_descriptors(most: int) -> int:
             last = now
             await asyncio.sleep(0.2)
     return now
+
+
+async def test_a_socket_directory_that_is_a_link_is_refused(config: Config, clock: ManualClock, tmp_path: Path) -> None:
+    """Threat E8: who made the link chooses where the key can be had."""
+    agent = Agent(config, clock)
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(Refused) as refused:
+        async with serve_socket(tmp_path / "link" / "s", agent.source, lambda: 0, agent.look):
+            pass
+    assert refused.value.reason == "UNSAFE_DIRECTORY"
+    assert list((tmp_path / "real").iterdir()) == []

@@ -19,6 +19,7 @@ from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.refusals import MOST_SOURCES, RefusalLog
 from handfast_ca.stores.memory import MemoryLedger
+from handfast_ca.stores.verdicts import page_size
 from handfast_ca.timekeeper import Timekeeper
 from tests.ca.core import NOW, Ceremony
 
@@ -218,3 +219,10 @@ def test_a_ca_that_starts_late_is_told_where_things_stand_and_only_that(caplog: 
     looking.look()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "10 %" in caplog.text
+
+
+def test_a_page_is_never_longer_than_500_whatever_is_asked_of_the_ledger() -> None:
+    """H7: behind the bound of the edge."""
+    assert [page_size(wanted) for wanted in (1, 500, 501, 1 << 31)] == [1, 500, 500, 500]
+    with pytest.raises(Invalid):
+        page_size(0)

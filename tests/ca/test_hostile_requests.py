@@ -178,6 +178,16 @@ async def test_what_is_not_exactly_one_signed_request_is_refused_on_every_way_in
     await refused(bench, Invalid, reason, await way(bench, lambda credential: spoil(make(credential))))
 
 
+@pytest.mark.parametrize("way", [enrolling, renewing])
+async def test_pem_is_for_operators_alone(bench: Bench, way: Way) -> None:
+    """A14: who enrols or renews sends DER, and nothing around it."""
+
+    def armoured(credential: bytes | None) -> bytes:
+        return x509.load_der_x509_csr(Vector("").csr(credential)).public_bytes(Encoding.PEM)
+
+    await refused(bench, Invalid, "CSR_MALFORMED", await way(bench, armoured))
+
+
 @pytest.mark.parametrize("place", range(1, 65, 9))
 async def test_a_point_that_is_not_on_its_curve_is_refused(bench: Bench, place: int) -> None:
     """A10: wherever the coordinates were altered."""

@@ -206,18 +206,6 @@ async def test_a_lock_of_a_stranger_is_waited_for_and_then_named(ledger: SqliteL
     await issue(ledger, 1)
 
 
-async def test_a_backup_is_a_ledger_and_overwrites_nothing(ledger: SqliteLedger, tmp_path: Path) -> None:
-    """J9: one consistent copy while serving."""
-    await issue(ledger, 1)
-    copy = tmp_path / "state" / "copy.db"
-    await ledger.backup(str(copy))
-    with pytest.raises(FileExistsError):
-        await ledger.backup(str(copy))
-    restored = await SqliteLedger.open(copy, reserve=SMALL)
-    assert await restored.find(1) == await ledger.find(1)
-    await restored.close()
-
-
 async def test_a_file_that_was_not_read_to_its_end_gets_no_mark(path: Path) -> None:
     """J3: it is read before the next start serves."""
     await closed_ledger(path)

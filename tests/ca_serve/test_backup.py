@@ -7,7 +7,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from handfast.sources import DirectorySource
 from handfast.wire.v1 import registry_pb2
 from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 from handfast_ca.audit import verify_audit
+from tests.ca.untar import untar
 from tests.ca_serve.process import PROGRAM, RunningServe, handfast
 
 WEB = "spiffe://test.example/web"
@@ -81,8 +81,7 @@ class Load:
 
 def serials(tar: Path, into: Path) -> set[str]:
     """Those of completed certificates in the ledger of a backup, whose audit trail is verified on the way."""
-    with tarfile.open(tar) as archive:
-        archive.extractall(into, filter="data")
+    untar(tar, into)
     report = verify_audit(into / "audit.jsonl")
     assert report.intact, report.problems
     assert not report.unfinished

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,13 +130,23 @@ def _until_connected(pid: int, port: int) -> None:
 def test_a_port_that_somebody_has_is_named_as_in_the_configuration(tmp_path: Path) -> None:
     """Before anything is opened: no traceback of a server's."""
     ca = RunningServe.initialised(tmp_path / "ca")
-    text = ca.config.read_text("utf-8").replace(ca.enrol, ca.grpc)
-    ca.config.write_text(text, "utf-8")
-    done = handfast("ca", "serve", "--config", ca.config)
+    host, _, port = ca.enrol.rpartition(":")
+    with socket.create_server((host, int(port))):
+        done = handfast("ca", "serve", "--config", ca.config)
     assert done.code == 3
-    assert f"{ca.grpc} cannot be had: Address already in use" in done.err
+    assert f"{ca.enrol} cannot be had: Address already in use" in done.err
     assert "Traceback" not in done.err
     assert len(ca.audit) == 2  # of `ca init`
+
+
+def test_two_ports_that_are_one_are_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    """Said without a look at the machine, and so before it runs anywhere."""
+    ca = RunningServe.initialised(tmp_path / "ca")
+    text = ca.config.read_text("utf-8").replace(ca.enrol, ca.grpc)
+    ca.config.write_text(text, "utf-8")
+    done = handfast("ca", "check-config", ca.config)
+    assert done.code != 0
+    assert f"{ca.grpc} is that of listen.grpc too" in done.err
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tests.packaging.wheels import DISTRIBUTIONS, ROOT, build, environment, outside_any_environment
 
-# These read the source tree itself: the .proto files beside their code, three pyproject.toml, what is to be built.
-ABOUT_THE_SOURCE = ("test_generated.py", "test_wheels.py", "test_workspace.py")
+# These read the source tree itself: the .proto files beside their code, three pyproject.toml, what is to be built, and
+# what builds it, which pytest would look for examples in.
+ABOUT_THE_SOURCE = ("test_generated.py", "test_wheels.py", "test_workspace.py", "wheels.py", "against_wheels.py")
 
 
 def main(arguments: list[str]) -> int:

@@ -16,13 +16,14 @@ from cryptography import x509
 
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, pem_chain
+from handfast.clock import Clock, SystemClock
 from handfast.csr import binding, parse_csr
 from handfast.errors import HandfastError, Refused, Unauthenticated
 from handfast.keys import generate
 from handfast.rpc.server import server_credentials
 from handfast.testing import TestAuthority
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer, add_AuthorityServicer_to_server
 
 TOKEN = "hft_" + "A" * 43
@@ -47,6 +48,9 @@ class PeerAuthority(AuthorityServicer):
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
         self.announced: tuple[tuple[bytes, int], ...] = ()
+        self.order: trust_pb2.Reissue | None = None
+        self.reports: list[report_pb2.StatusReport] = []
+        self.clock: Clock = SystemClock()
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
@@ -96,6 +100,10 @@ class PeerAuthority(AuthorityServicer):
     async def OfferCrl(self, request: AsyncIterator[Any], context: Any) -> authority_pb2.OfferCrlResponse:
         self.offered.append(b"".join([part.der async for part in request]))
         return authority_pb2.OfferCrlResponse()
+
+    async def ReportStatus(self, request: Any, context: Any) -> report_pb2.StatusReceipt:
+        self.reports.append(request)
+        return report_pb2.StatusReceipt()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()
@@ -173,6 +181,8 @@ class PeerAuthority(AuthorityServicer):
             bundle=codec.bundle_to_wire(self.bundle or self.authority.bundle),
             crls=crls,
             announced=codec.announced_to_wire(self.announced),
+            reissue=self.order,
+            sent_at=codec.time_to_wire(self.clock.now()),
         )
 
 

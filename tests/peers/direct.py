@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from handfast.credentials import Credentials
 from handfast.errors import Unavailable
 from handfast.identity import SpiffeId
+from handfast.wire.v1 import report_pb2
 from handfast_agent.acceptance import Answer
 from handfast_agent.trust import News, Trust
 from handfast_agent.upstream import read_answer, read_news
@@ -35,6 +36,10 @@ class DirectUpstream:
     async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         self._reach()
         yield read_news(self.peer.trust())
+
+    async def report(self, report: report_pb2.StatusReport) -> None:
+        self._reach()
+        self.peer.reports.append(report)
 
     def _reach(self) -> None:
         if not self.up:

@@ -23,7 +23,6 @@ ASKING = "comes with the issue *Who may ask: operators, robots, tokens, webhooks
 LATER = {
     "A18": f"labels and annotations as names: {KUBERNETES}",
     **{f"B{number}": KUBERNETES for number in range(4, 8)},
-    **{f"D{number}": f"OCSP: {REVOCATION}" for number in range(8, 11)},
     "D11": f"a root that was trusted leaves the bundle only when it is tainted: {KEYS}",
     "D13": f"federation of trust domains: {REVOCATION}",
     "D14": f"the SPIFFE bundle as JSON: {REVOCATION}",

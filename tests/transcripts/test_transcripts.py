@@ -32,7 +32,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "file",
-    [HERE / name for name in ("operator.txt", "refused.txt", "doctor.txt", "backup.txt")] + [DOCS / "operating.md"],
+    [HERE / name for name in ("operator.txt", "refused.txt", "doctor.txt", "backup.txt")]
+    + [DOCS / name for name in ("operating.md", "incidents.md")],
     ids=name_of,
 )
 def test_with_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:

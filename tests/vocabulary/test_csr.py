@@ -179,6 +179,8 @@ def test_extensions_that_common_tools_always_ask_for_are_tolerated() -> None:
     "extension",
     [
         x509.BasicConstraints(ca=True, path_length=0),
+        x509.KeyUsage(True, False, False, False, False, True, False, False, False),
+        x509.KeyUsage(True, False, False, False, False, False, True, False, False),
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),
         x509.NameConstraints([x509.DNSName("test.example")], None),
         x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00"),
@@ -189,7 +191,7 @@ def test_extensions_that_common_tools_always_ask_for_are_tolerated() -> None:
 def test_an_extension_that_asks_for_more_than_a_leaf_has_is_refused(
     extension: x509.ExtensionType, critical: bool
 ) -> None:
-    """A5, A14"""
+    """A1, A5, A14: among the key usages, keyCertSign and cRLSign."""
     assert reasons(request(lambda builder: builder.add_extension(extension, critical=critical))) == {
         "CSR_FORBIDDEN_EXTENSION"
     }

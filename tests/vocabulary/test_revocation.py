@@ -137,7 +137,9 @@ def test_without_a_list_nothing_is_known(authority: TestAuthority) -> None:
 
 def test_an_expired_list_is_kept_for_what_it_revokes(authority: TestAuthority) -> None:
     """D2: its news stay true."""
-    assert read(authority, crl(authority), START + 9 * HOUR).serials == {4711}
+    known = read(authority, crl(authority), START + 9 * HOUR)
+    assert known.serials == {4711}
+    assert EMPTY.with_list(known).revoked(*pair(authority))
 
 
 def test_a_list_of_the_future_is_refused(authority: TestAuthority) -> None:
@@ -219,6 +221,11 @@ def without_next_update(authority: TestAuthority) -> bytes:
     for field in info:
         if field != "nextUpdate" and info[field].isValue:
             bare[field] = info[field]
+    return signed_again(authority, signed, bare)
+
+
+def signed_again(authority: TestAuthority, signed: x509.CertificateRevocationList, bare: object) -> bytes:
+    """The list with this in place of what it said, rightly signed."""
     tbs = encoder.encode(bare)
     whole, _ = decoder.decode(signed.public_bytes(serialization.Encoding.DER), asn1Spec=rfc5280.CertificateList())
     again = rfc5280.CertificateList()
@@ -229,9 +236,18 @@ def without_next_update(authority: TestAuthority) -> bytes:
     return bytes(encoder.encode(again))
 
 
+def with_next_update_of_this_update(authority: TestAuthority) -> bytes:
+    """No builder makes this either: a list that is over in the moment it begins."""
+    signed = x509.load_der_x509_crl(crl(authority))
+    info, _ = decoder.decode(signed.tbs_certlist_bytes, asn1Spec=rfc5280.TBSCertList())
+    info["nextUpdate"] = info["thisUpdate"]
+    return signed_again(authority, signed, info)
+
+
 def test_a_list_without_a_usable_next_update_is_malformed(authority: TestAuthority) -> None:
     """D2: it would never expire."""
     assert reason_of(authority, without_next_update(authority)) == "CRL_MALFORMED"
+    assert reason_of(authority, with_next_update_of_this_update(authority)) == "CRL_MALFORMED"
 
 
 def test_an_unknown_critical_entry_extension_refuses_the_whole_list(authority: TestAuthority) -> None:

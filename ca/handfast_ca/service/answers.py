@@ -11,6 +11,7 @@ from handfast.wire import codec
 from handfast.wire.v1 import authority_pb2, registry_pb2, trust_pb2
 from handfast_ca.authority import Issued
 from handfast_ca.feed import Announcement, TrustChange, TrustState
+from handfast_ca.incident import Reissue
 from handfast_ca.ledger import CertificateRecord
 from handfast_ca.registration import Entry
 
@@ -50,6 +51,15 @@ def _trust_message(change: TrustChange) -> trust_pb2.TrustUpdate:
         bundle=None if change.bundle is None else codec.bundle_to_wire(change.bundle),
         crls=[trust_pb2.Crl(issuer_key_id=crl.issuer_key_id, der=crl.der) for crl in change.crls],
         announced=[_announcement(news) for news in change.announced],
+        reissue=None if change.reissue is None else _order(change.reissue),
+    )
+
+
+def _order(order: Reissue) -> trust_pb2.Reissue:
+    return trust_pb2.Reissue(
+        tainted_at=codec.time_to_wire(order.tainted_at),
+        renew_before=codec.time_to_wire(order.renew_before),
+        backdate=codec.duration_to_wire(order.backdate),
     )
 
 

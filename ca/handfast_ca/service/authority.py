@@ -12,12 +12,13 @@ from handfast.certificates import Leaf
 from handfast.errors import Invalid
 from handfast.rpc.caller import caller
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer
 from handfast_ca.authority import Authority, Issued
 from handfast_ca.enrolment import Enrolment, Renewal
 from handfast_ca.service.answering import answer, peer_address
 from handfast_ca.service.answers import TrustMessages, issued_message
+from handfast_ca.service.blast import read_report
 from handfast_ca.service.gate import Gate
 from handfast_ca.service.witness import read_checkpoint, read_list
 
@@ -41,13 +42,15 @@ class AuthorityService(AuthorityServicer):
         return self._issued(await answer(context, self._gate.enrol(address, lambda: self._enrol(request, address))))
 
     async def _enrol(self, request: authority_pb2.EnrolRequest, address: str) -> Issued:
-        if request.WhichOneof("proof") != "join_token":
-            raise Invalid("the request carries no proof", reason="NO_PROOF", hint="send a join token")
+        async with self._gate.reading("enrol", source=address, peer_address=address):
+            if request.WhichOneof("proof") != "join_token":
+                raise Invalid("the request carries no proof", reason="NO_PROOF", hint="send a join token")
+            lifetime = _lifetime(request)
         return await self._authority.enrol(
             Enrolment(
                 token=request.join_token,
                 csr=request.csr,
-                lifetime=_lifetime(request),
+                lifetime=lifetime,
                 spiffe_id=request.spiffe_id,
                 peer_address=address,
             )
@@ -59,8 +62,11 @@ class AuthorityService(AuthorityServicer):
         return self._issued(await answer(context, work))
 
     async def _renew(self, request: authority_pb2.RenewRequest, presented: Leaf, address: str) -> Issued:
+        identity = str(presented.spiffe_id)
+        async with self._gate.reading("renew", source=identity, spiffe_id=identity, peer_address=address):
+            lifetime = _lifetime(request)
         return await self._authority.renew(
-            Renewal(presented=presented, csr=request.csr, lifetime=_lifetime(request), peer_address=address)
+            Renewal(presented=presented, csr=request.csr, lifetime=lifetime, peer_address=address)
         )
 
     async def GetTrust(self, request: authority_pb2.GetTrustRequest, context: Any) -> trust_pb2.TrustUpdate:
@@ -95,6 +101,13 @@ class AuthorityService(AuthorityServicer):
         await self._gate.ask_trust(_identity())
         async with self._one_list:
             return await self._authority.witnesses.take(caller().spiffe_id, await read_list(parts))
+
+    async def ReportStatus(self, request: report_pb2.StatusReport, context: Any) -> report_pb2.StatusReceipt:
+        await answer(context, self._gate.report(_identity(), lambda: self._report(request)))
+        return report_pb2.StatusReceipt()
+
+    def _report(self, request: report_pb2.StatusReport) -> None:
+        self._authority.reports.take(read_report(_identity(), request))
 
     def _issued(self, issued: Issued) -> authority_pb2.IssuedCredentials:
         return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))

@@ -63,10 +63,11 @@ _columns = certificates.c
 _uncarried = _columns.revoked_at.is_not(None) & _columns.carried_by.is_(None)
 _dangling = _columns.der.is_(None) & _columns.revoked_at.is_(None)
 _renewed = _columns.parent_serial.is_not(None)
+# Naming another database here loads its dialect at every start.
 Index("certificates_by_serial", _columns.serial, _columns.issuer_key_id, unique=True)
-Index("certificates_by_parent", _columns.parent_serial, sqlite_where=_renewed, postgresql_where=_renewed)
-Index("certificates_on_crl", _columns.issuer_key_id, _columns.seq, sqlite_where=_uncarried, postgresql_where=_uncarried)
-Index("certificates_dangling", _columns.seq, sqlite_where=_dangling, postgresql_where=_dangling)
+Index("certificates_by_parent", _columns.parent_serial, sqlite_where=_renewed)
+Index("certificates_on_crl", _columns.issuer_key_id, _columns.seq, sqlite_where=_uncarried)
+Index("certificates_dangling", _columns.seq, sqlite_where=_dangling)
 
 blocked = Table("blocked_keys", metadata, Column("spki_sha256", LargeBinary, primary_key=True))
 

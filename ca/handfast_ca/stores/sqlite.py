@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from sqlalchemy import Engine
 from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.ledger import (
     CertificateFilter,
     CertificateRecord,
@@ -29,6 +28,7 @@ from handfast_ca.ledger import (
 )
 from handfast_ca.registration import Entry
 from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import incident_steps as incidents
 from handfast_ca.stores import recovery_steps as recovery
 from handfast_ca.stores import registration_steps as registrations
 from handfast_ca.stores import revocation_steps as revocations
@@ -170,6 +170,34 @@ class SqliteLedger:
     async def readmit(self, record: CertificateRecord) -> None:
         await self._writer.write(partial(recovery.readmit, record=record))
 
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        return await self._read(partial(incidents.live, wanted=wanted, now=now))
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_serials, serials=serials, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_identities, identities=identities, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        return await self._writer.write(partial(incidents.block_key, spki_sha256=spki_sha256), essential=True)
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        step = partial(incidents.begin_reissue, now=now, renew_before=renew_before, backdate=backdate)
+        return await self._writer.write(step)
+
+    async def reissue(self) -> Reissue | None:
+        return await self._read(incidents.reissue)
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        return await self._read(partial(incidents.standings, order=order))
+
     async def mark(self, name: str) -> int:
         return await self._read(partial(revocations.mark, name=name))
 
@@ -182,18 +210,6 @@ class SqliteLedger:
     async def check(self) -> None:
         """An empty transaction, which takes the lock for writing and needs no sync."""
         await self._writer.write(lambda _connection: None)
-
-    async def backup(self, path: str) -> None:
-        """Raises ``FileExistsError`` when there is something at ``path`` already."""
-        await asyncio.get_running_loop().run_in_executor(self._readers, self._copy, path)
-
-    def _copy(self, path: str) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        with self._reading.connect() as connection, closing(sqlite3.connect(path)) as target:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)
-            source.commit()
-            source.backup(target)
 
     async def close(self) -> None:
         """Commits what waits. Closing twice is closing once."""
