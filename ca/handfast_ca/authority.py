@@ -169,7 +169,14 @@ class Authority:
             time=self.time,
             random_bytes=random_bytes,
         )
-        self.responder = Responder(issuer=issuer, ledger=ledger, feed=self.feed, time=self.time, signers=signers)
+        self.responder = Responder(
+            issuer=issuer,
+            ledger=ledger,
+            feed=self.feed,
+            time=self.time,
+            signers=signers,
+            hold=self.quarantine.problem,
+        )
         self._mass_revoker = MassRevoker(
             ledger=ledger,
             audit=audit,

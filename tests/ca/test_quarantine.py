@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509 import ocsp
 
 from handfast.certificates import Leaf
 from handfast.csr import build_csr
@@ -162,6 +163,24 @@ async def test_what_is_revoked_in_quarantine_is_told_at_once_and_stays(bench: Re
     await bench.authority.witnesses.release(by="admin", accept_loss=True)
     assert bench.crl().serials == {web.record.serial}
     assert bench.announced() == set()
+
+
+async def test_ocsp_calls_nothing_good_before_it_knows(bench: Restorable) -> None:
+    """J9, D9: what is revoked it says; of all else it says to ask later, also of what it was asked about before."""
+    web, db = await bench.enrol(), await bench.enrol_as(DB)
+
+    async def said(issued: Issued) -> str:
+        asked = ocsp.OCSPRequestBuilder().add_certificate(issued.chain[0], issued.chain[1], hashes.SHA256()).build()
+        return str((await bench.authority.responder.answer(asked.public_bytes(serialization.Encoding.DER))).said)
+
+    await bench.authority.responder.signers.renew_if_due()
+    assert await said(web) == "good"
+    await bench.authority.quarantine.begin("a test", bench.crl().number)
+    assert await said(web) == "try-later"
+    await bench.authority.revoke_serial(db.record.serial, Reason.SUPERSEDED, by="admin")
+    assert await said(db) == "revoked"
+    await bench.authority.witnesses.release(by="admin", accept_loss=True)
+    assert await said(web) == "good"
 
 
 # --- what is learnt ---------------------------------------------------------------------------------------------------

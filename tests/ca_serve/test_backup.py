@@ -96,7 +96,7 @@ def serials(tar: Path, into: Path) -> set[str]:
 def test_a_backup_of_a_loaded_ca_has_all_that_was_answered_before_it_and_serves_again(
     ca: RunningServe, tmp_path: Path
 ) -> None:
-    """J1, J9: three backups under load; the last one, restored, is a CA that lists, revokes and issues."""
+    """J1, J9: three backups under load; the last one, restored, is a CA that lists, revokes and, once released, issues."""
     load, before = Load(ca), set[str]()
     with ca:
         ca.handfast("entry", "add", WEB, "--ttl", "1h").check()
@@ -119,6 +119,8 @@ def test_a_backup_of_a_loaded_ca_has_all_that_was_answered_before_it_and_serves_
         listed = restored.handfast("cert", "list", "--identity", WEB, "-o", "name").check().out.split()
         assert set(listed) >= before
         assert restored.handfast("revoke", load.answered[0], "-o", "json").json()["already_revoked"] is False
+        assert restored.handfast("cert", "issue", WEB, "--out", tmp_path / "web").code == 3
+        restored.handfast("ca", "release", "--accept-loss").check()
         restored.handfast("cert", "issue", WEB, "--out", tmp_path / "web").check()
         assert restored.audit[-1]["decision"] == "granted"
 

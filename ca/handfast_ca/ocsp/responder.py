@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -124,6 +124,7 @@ class Responder:
         time: Timekeeper,
         signers: Signers,
         max_known: int = MAX_KNOWN,
+        hold: Callable[[], HandfastError | None] = lambda: None,
     ) -> None:
         self.signers = signers
         self._key_id = issuer.key_id
@@ -132,6 +133,7 @@ class Responder:
         self._feed = feed
         self._time = time
         self._max_known = max_known
+        self._hold = hold
         self._known: OrderedDict[tuple[int, bool], _Known] = OrderedDict()
 
     @property
@@ -160,6 +162,9 @@ class Responder:
     async def _answer(self, question: Question) -> Reply:
         now = self._time.wall()
         cert = question.cert
+        held = self._hold()
+        if held is not None and not self._revoked(cert.serial):
+            raise held  # a restored ledger does not know yet what is good (threat J9)
         # The answer repeats the CertID, so it is kept for each form that one has.
         form = cert.algorithm.oid, cert.algorithm.parameters is not None
         known = self._recall(cert.serial, now)
