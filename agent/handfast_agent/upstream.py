@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -92,6 +91,8 @@ async def pinned_roots(pin: TrustPin, address: str) -> tuple[x509.Certificate, .
 
 def _download(url: str) -> bytes:
     """A plain GET: no proxy, no redirect. What it brings is worth nothing until a pin matches."""
+    import http.client  # asked for once in the life of an agent whose pin is a fingerprint, and never by others
+
     try:
         address = urlsplit(url)
         host, port = address.hostname or "", address.port

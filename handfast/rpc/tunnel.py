@@ -87,7 +87,7 @@ class Tunnel:
         path: Path,
         on_connected: Callable[[], None] = lambda: None,
     ) -> None:
-        """Binds ``path``. ``on_connected`` is called on the tunnel's loop whenever a server was let through."""
+        """Binds ``path``, or raises ``OSError``. ``on_connected`` is called on the tunnel's loop whenever a server was let through."""
         self.target = f"unix:{path}"
         self.failure: HandfastError | None = None
         self.connection: Connection | None = None
@@ -99,10 +99,7 @@ class Tunnel:
         self._news = asyncio.Event()
         self._serving: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(path.with_suffix(".refused"))
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(os.fspath(path))
-        self._listener.listen()
-        self._listener.setblocking(False)
+        self._listener = _listening(path)
 
     def tell(self) -> None:
         """There is a new snapshot: every live connection is judged again. Called on the tunnel's loop."""
@@ -243,6 +240,18 @@ async def open_tunnel(source: Source, peer: Peer, *, clock: Clock, freshness: Fr
             unsubscribe()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def _listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:
