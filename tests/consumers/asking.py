@@ -33,12 +33,13 @@ def context_of(credentials: Credentials | None, roots: bytes | None = None) -> s
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``status`` is 0 when there was none; ``serial`` is of the server's leaf."""
+    """``status`` is 0 when there was none; ``serial`` is of the server's leaf; ``last`` when the server says that it closes."""
 
     status: int
     body: bytes = b""
     serial: int = 0
     error: str = ""
+    last: bool = False
 
     @property
     def good(self) -> bool:
@@ -64,7 +65,8 @@ class Asker:
                 self.serial = int(str(certificate["serialNumber"]), 16)
             self._http.request("GET", path)
             response = self._http.getresponse()
-            return Answer(response.status, response.read(), self.serial)
+            closes = response.getheader("Connection") == "close"
+            return Answer(response.status, response.read(), self.serial, last=closes)
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, serial=self.serial, error=repr(error))
 

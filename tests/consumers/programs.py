@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -59,16 +58,14 @@ async def running(
     ports: Sequence[int],
     *,
     environment: Mapping[str, str] | None = None,
-    end: signal.Signals = signal.SIGTERM,
-    reads: bool = False,
 ) -> AsyncIterator[Program]:
-    """Starts it in ``directory``, waits until its ports are open, and ends it. ``reads`` leaves its stdin open."""
+    """Starts it in ``directory``, waits until its ports are open, and ends it by its id."""
     log = directory / f"{Path(command[0]).name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(word) for word in command],
             cwd=directory,
-            stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **(environment or {})},
@@ -80,14 +77,12 @@ async def running(
         yield program
     finally:
         if program.runs:
-            process.send_signal(end)
+            process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LONGEST_WAIT / 4)
         if program.runs:
             process.kill()
         process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
 
 
 def _listens(port: int) -> bool:

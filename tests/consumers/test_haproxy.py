@@ -22,6 +22,8 @@ from tests.peers.authority import PeerAuthority
 
 PAGE = "haproxy.md"
 RELOAD, LISTS = "/etc/handfast/haproxy.sh", "/etc/handfast/haproxy-lists.sh"
+HOOKS = pytest.mark.parametrize("hook", [RELOAD, pytest.param(LISTS, marks=pytest.mark.slow)])
+"""Where the second hook ends in what the first does, it is tried less often."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ async def test_sessions_are_not_resumed_unless_somebody_allows_them(
         assert await asyncio.to_thread(resumes, haproxy.port, context_of(client)) == (size != "0")
 
 
-@pytest.mark.parametrize("hook", [RELOAD, LISTS])
+@HOOKS
 async def test_rotations_fail_no_request(tmp_path: Path, peer: PeerAuthority, service: Upstream, hook: str) -> None:
     context = context_of(peer.authority.issue("/client"))
     async with serving(tmp_path, peer, service, hook) as haproxy, load(haproxy.port, context) as seen:
@@ -131,6 +133,24 @@ async def test_a_revoked_client_is_refused_and_its_open_connection_ends(
             assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
         assert len(service.asked) == asked
         assert (await asyncio.to_thread(ask, haproxy.port, context_of(good))).good
+
+
+async def test_after_an_answer_under_way_one_more_follows_over_its_connection_and_no_other(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6: the limit that the page tells. That one says `Connection: close`."""
+    revoked = peer.authority.issue("/client")
+    async with serving(tmp_path, peer, service) as haproxy:
+        with Asker(haproxy.port, context_of(revoked)) as open_one:
+            asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
+            await eventually(lambda: "/slow" in service.asked, haproxy.program.said)
+            peer.authority.revoke(revoked)
+            await haproxy.member.listen()
+            await eventually(lambda: not ask(haproxy.port, context_of(revoked)).good, haproxy.program.said)
+            service.release.set()
+            assert (await asking).body == b"seen"
+            assert (await asyncio.to_thread(open_one.ask)).last
+            assert (await asyncio.to_thread(open_one.ask)).status == 0
 
 
 async def test_an_answer_that_does_not_end_is_cut_by_the_hard_stop(
@@ -169,7 +189,7 @@ async def test_through_the_runtime_api_new_handshakes_are_refused_and_an_open_co
         assert haproxy.workers() == workers
 
 
-@pytest.mark.parametrize("hook", [RELOAD, LISTS])
+@HOOKS
 async def test_a_revoked_service_behind_gets_no_request(
     tmp_path: Path, peer: PeerAuthority, service: Upstream, hook: str
 ) -> None:

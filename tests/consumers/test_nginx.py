@@ -176,6 +176,23 @@ async def test_an_agent_in_a_process_of_its_own_does_all_that_by_the_push_of_the
             assert program.runs
 
 
+async def test_an_answer_under_way_is_finished_and_no_other_follows_over_its_connection(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6: by the reload."""
+    revoked = peer.authority.issue("/client")
+    async with serving(tmp_path, peer, service) as nginx:
+        with Asker(nginx.port, context_of(revoked)) as open_one:
+            asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
+            await eventually(lambda: "/slow" in service.asked, nginx.said)
+            peer.authority.revoke(revoked)
+            await nginx.member.listen()
+            await eventually(lambda: not ask(nginx.port, context_of(revoked)).good, nginx.said)
+            service.release.set()
+            assert (await asking).body == b"seen"
+            assert (await asyncio.to_thread(open_one.ask)).status == 0
+
+
 async def test_an_answer_that_does_not_end_is_cut_after_the_shutdown_timeout(
     tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
