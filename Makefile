@@ -11,8 +11,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 # What `make coverage` holds to 95 % of branches: all that decides. Edges are held by tests with real parts.
 CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle revocation lifetime access credentials) \
 	$(addprefix ca/handfast_ca/,registration enrolment profile admission template lint issuer ledger urls quotas access crl status \
-		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker vitals authority refusals limits alarm) \
-	$(addprefix agent/handfast_agent/,lifecycle plan backoff trust acceptance driver condition)
+		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker incident mass_revoker reissuer reports vitals authority refusals limits alarm) \
+	$(addprefix agent/handfast_agent/,lifecycle order plan backoff trust acceptance driver condition)
 
 comma := ,
 space := $(subst ,, )
