@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from handfast.credentials import Credentials
-from handfast.errors import HandfastError, Unauthenticated, Unavailable
-from handfast.identity import SpiffeId
 from handfast.access import in_trust_domain
+from handfast.credentials import Credentials
+from handfast.errors import HandfastError, Unauthenticated
+from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
-from handfast.rpc.judging import Judge
 from handfast.sources.static import StaticSource
 from handfast.wire.v1 import authority_pb2, trust_pb2
 from handfast_agent.acceptance import Answer, Wanted

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from handfast.errors import HandfastError
 from handfast.rpc.caller import Caller
 from handfast.rpc.judging import AuthContext, Judge
-from collections.abc import Callable
 
 __all__ = ["FAULTS", "CachingJudge", "Faults"]
 

@@ -34,7 +34,9 @@ class _Stream:
 class Mesh:
     """Who calls whom. Machines that are suspended neither call nor answer."""
 
-    def __init__(self, machines: list[AgentMachine], oracle: Oracle, timeline: Timeline, chance: Random, faults: Faults):
+    def __init__(
+        self, machines: list[AgentMachine], oracle: Oracle, timeline: Timeline, chance: Random, faults: Faults
+    ):
         self.machines = machines
         self.refused: Counter[str] = Counter()
         self._oracle = oracle
@@ -131,7 +133,9 @@ class Mesh:
                 bad = server.judge.still_good(stream.presented.leaf, stream.presented.intermediates, METHOD)
                 if bad is not None and not server.asleep:
                     stream.ended = bad.reason
-                    self._timeline.add(server.name, f"ends a stream of {stream.presented.leaf.spiffe_id.path}: {bad.reason}")
+                    self._timeline.add(
+                        server.name, f"ends a stream of {stream.presented.leaf.spiffe_id.path}: {bad.reason}"
+                    )
                     return
                 left = stream.presented.leaf.expires_at - server.clock.now().timestamp()
                 try:

@@ -177,9 +177,7 @@ class Oracle:
         if present is None or plan.renew_at is None or self._is_barred(machine, present.leaf.serial):
             return
         due = (plan.renew_at - START).total_seconds() - machine.clock.offset
-        since = max(
-            due, machine.trouble.quiet_since, machine.link.trouble.quiet_since, self._ca.trouble.quiet_since
-        )
+        since = max(due, machine.trouble.quiet_since, machine.link.trouble.quiet_since, self._ca.trouble.quiet_since)
         bound = self._ca.profile.longest.total_seconds() / 20 + SETTLE
         if clock() - since > bound:
             self.fail("ALIVE", f"{machine.name} expired, although the CA was there for it for {clock() - since:.1f} s")

@@ -98,7 +98,13 @@ class Script:
     """One event after another; each undoes itself after a while."""
 
     def __init__(
-        self, machines: list[AgentMachine], ca: CaMachine, operator: Operator, mesh: Mesh, timeline: Timeline, chance: Random
+        self,
+        machines: list[AgentMachine],
+        ca: CaMachine,
+        operator: Operator,
+        mesh: Mesh,
+        timeline: Timeline,
+        chance: Random,
     ) -> None:
         self._machines = machines
         self._ca = ca
@@ -221,7 +227,9 @@ class Script:
         machine = self._one()
         self._timeline.add("network", f"a proxy stalls the streams of {machine.name}")
         pipes = machine.link.stall()
-        await self._pause(POLLED + 5, 2 * POLLED)
+        await self._pause(1, 15)
+        await self._revoke_serial()
+        await asyncio.sleep(POLLED + 5)
         for pipe in pipes:
             pipe.cut(Unavailable("the proxy gave up"))
 
