@@ -45,10 +45,10 @@ class Size:
 
     @classmethod
     def of(cls, seed: int) -> Size:
-        """A hundred agents in one run of a hundred, fifteen in one of twenty, a few in all others."""
-        if seed % 100 == 99:
+        """A hundred agents in one run of two hundred, a dozen in one of twenty, a few in all others."""
+        if seed % 200 == 199:
             return cls(100, 0.9, 6.0)
-        return cls(15, 0.8, 6.0) if seed % 20 == 9 else cls(3 + seed % 3, 0.9, 8.0)
+        return cls(12, 0.7, 6.0) if seed % 20 == 9 else cls(3 + seed % 2, 0.7, 7.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ class _Run:
         """Honest calls, an attack now and then, and streams."""
         running: dict[asyncio.Task[None], None] = {}
         while True:
-            await asyncio.sleep(self._draws.expovariate(0.3))
+            await asyncio.sleep(self._draws.expovariate(0.25))
             for _ in range(1 + len(self.machines) // 10):
                 self.mesh.call_somebody()
             if self._draws.random() < 0.05:

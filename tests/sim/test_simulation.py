@@ -12,7 +12,7 @@ from tests.sim.faults import FAULTS
 from tests.sim.run import Size, simulate
 
 QUICK = 200
-CHUNK = 20
+CHUNK = 10
 THOUSANDS = 3000
 LONG_CHUNK = 100
 SEEDS_FOR_A_FAULT = 30

@@ -2,7 +2,7 @@
 
 Rows of later issues stand in the table too, with their issue's name: Kubernetes labels (A18) and proofs (B4 to B7), OCSP
 (D8 to D10), federation and bundles as JSON (D13 to D15), the flood of alerts (H8), replicas, restores and rotation of roots
-(J5 to J7, J9, J11), and the part of J2 that needs PostgreSQL. Group F is a later issue as a whole.
+(J5, J7, J9, J11), and the part of J2 that needs PostgreSQL. Group F is a later issue as a whole.
 """
 
 from __future__ import annotations
