@@ -597,3 +597,17 @@ async def test_an_answer_with_a_certificate_that_is_revoked_already_is_not_used(
     assert agent.driver.present is not None
     assert agent.driver.present.leaf == before.leaf
     assert agent.driver.record.last_reason == "ANSWER_MISMATCH"
+
+
+async def test_a_ca_whose_certificate_is_revoked_is_not_spoken_to_and_costs_the_agent_nothing(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """Threats B8, C1: REVOKED is what the CA says of the agent; what the agent sees of the CA is another thing."""
+    await agent.driver.tick()
+    peer.authority.revoke(peer.source.current())
+    await agent.poll()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert agent.driver.record.last_reason == "UNTRUSTED"
+    assert agent.driver.plan.state is State.SERVING
+    assert agent.source.peek() is not None

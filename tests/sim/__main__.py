@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import sys
-from dataclasses import replace
 
 from tests.sim.faults import FAULTS, Faults
 from tests.sim.loop import Process
@@ -16,7 +15,7 @@ from tests.sim.run import Outcome, Size, simulate
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("seeds", help="a seed, or FIRST:END, the end not among them")
-    parser.add_argument("--agents", type=int, help="so many agents, whatever the seed says")
+    parser.add_argument("--size", type=Size.parse, metavar="AGENTS,LIVES,GAP", help="instead of the seed's own size")
     parser.add_argument("--fault", choices=sorted(FAULTS), help="with this fault switched on")
     parser.add_argument("--logs", action="store_true", help="with what agents and CA log, on stderr")
     wanted = parser.parse_args()
@@ -26,10 +25,7 @@ def main() -> int:
     faults = FAULTS[wanted.fault] if wanted.fault else Faults()
     failed = 0
     for seed in range(int(first), int(end or int(first) + 1)):
-        size = Size.of(seed)
-        outcome = simulate(
-            seed, size=replace(size, agents=wanted.agents or size.agents), faults=faults, logs=wanted.logs
-        )
+        outcome = simulate(seed, size=wanted.size, faults=faults, logs=wanted.logs)
         failed += bool(outcome.broken)
         _tell(outcome, whole=not end)
     return min(failed, 1)

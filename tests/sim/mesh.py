@@ -30,6 +30,9 @@ class _Stream:
     presented: Presented
     ended: str = ""
 
+    def runs(self) -> bool:
+        return not self.ended
+
 
 class Mesh:
     """Who calls whom. Machines that are suspended neither call nor answer."""
@@ -114,9 +117,9 @@ class Mesh:
         watching = asyncio.ensure_future(self._watch(stream))
         try:
             until = asyncio.get_running_loop().time() + seconds
-            while asyncio.get_running_loop().time() < until and not stream.ended:
+            while asyncio.get_running_loop().time() < until and stream.runs():
                 await asyncio.sleep(1.5)
-                if not server.asleep and not stream.ended:
+                if stream.runs() and not server.asleep:
                     self._oracle.took(server, stream.presented.leaf, "a stream", stream=True)
         finally:
             watching.cancel()

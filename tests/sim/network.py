@@ -71,7 +71,8 @@ class Pipe:
         """The connection ends, and with it what was on its way."""
         self.is_cut = True
         self._items.clear()
-        self.close(error)
+        self._error = error
+        self._stirred.set()
 
     def check(self) -> None:
         """Raises when the connection was cut."""

@@ -13,7 +13,7 @@ from handfast_agent.condition import condition
 from handfast_ca.profile import Profile
 from tests.sim.agent import AgentMachine
 from tests.sim.ca import CaMachine
-from tests.sim.faults import Faults
+from tests.sim.faults import FAULTS, Faults
 from tests.sim.loop import VirtualLoop
 from tests.sim.mesh import Mesh
 from tests.sim.oracle import Oracle, Violation
@@ -35,12 +35,20 @@ class Size:
     lives: float
     gap: float
 
+    def __str__(self) -> str:
+        return f"{self.agents},{self.lives},{self.gap}"
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        agents, lives, gap = text.split(",")
+        return cls(int(agents), float(lives), float(gap))
+
     @classmethod
     def of(cls, seed: int) -> Size:
-        """A hundred agents in one run of fifty, a few in all others."""
-        if seed % 50 == 49:
-            return cls(100, 1.0, 6.0)
-        return cls(3 + seed % 4, 1.5, 10.0)
+        """A hundred agents in one run of two hundred, a dozen in one of twenty, a few in all others."""
+        if seed % 200 == 199:
+            return cls(100, 0.9, 6.0)
+        return cls(12, 0.7, 6.0) if seed % 20 == 9 else cls(3 + seed % 2, 0.7, 7.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,7 @@ class Outcome:
 
     seed: int
     size: Size
+    faults: Faults
     broken: str
     timeline: tuple[str, ...]
     accepted: int
@@ -67,7 +76,14 @@ class Outcome:
         lines = list(self.timeline[-last:] if last else self.timeline)
         if last and len(self.timeline) > last:
             lines.insert(0, f"... {len(self.timeline) - last} lines before")
-        return "\n".join([*lines, f"seed {self.seed}: {self.broken}", f"again: python -m tests.sim {self.seed}"])
+        return "\n".join([*lines, f"seed {self.seed}: {self.broken}", f"again: {self.command}"])
+
+    @property
+    def command(self) -> str:
+        """Repeats exactly this run."""
+        fault = next((f" --fault {name}" for name, faults in FAULTS.items() if faults == self.faults), "")
+        size = "" if self.size == Size.of(self.seed) else f" --size {self.size}"
+        return f"python -m tests.sim {self.seed}{size}{fault}"
 
 
 def simulate(seed: int, *, size: Size | None = None, faults: Faults = NO_FAULTS, logs: bool = False) -> Outcome:
@@ -88,10 +104,10 @@ def simulate(seed: int, *, size: Size | None = None, faults: Faults = NO_FAULTS,
 class _Run:
     def __init__(self, loop: VirtualLoop, seed: int, size: Size, faults: Faults) -> None:
         chance = Chance(seed)
-        self._loop, self._seed, self._size = loop, seed, size
+        self._loop, self._seed, self._size, self._faults = loop, seed, size, faults
         self._draws = chance.of("run")
         self.timeline = Timeline(loop)
-        life = timedelta(seconds=self._draws.choice([180, 300, 600]))
+        life = timedelta(seconds=self._draws.choice([180, 240, 420]))
         self._profile = Profile(longest=life, crl_validity=life * self._draws.choice([0.5, 0.75, 1.0]))
         self.ca = CaMachine(loop, chance, self.timeline, self._profile, faults)
         self.oracle = Oracle(loop, self.ca, self.timeline)
@@ -160,7 +176,7 @@ class _Run:
         """Honest calls, an attack now and then, and streams."""
         running: dict[asyncio.Task[None], None] = {}
         while True:
-            await asyncio.sleep(self._draws.expovariate(0.3))
+            await asyncio.sleep(self._draws.expovariate(0.25))
             for _ in range(1 + len(self.machines) // 10):
                 self.mesh.call_somebody()
             if self._draws.random() < 0.05:
@@ -195,6 +211,7 @@ class _Run:
         return Outcome(
             self._seed,
             self._size,
+            self._faults,
             broken,
             tuple(self.timeline.lines),
             self.oracle.accepted,

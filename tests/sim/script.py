@@ -227,7 +227,9 @@ class Script:
         machine = self._one()
         self._timeline.add("network", f"a proxy stalls the streams of {machine.name}")
         pipes = machine.link.stall()
-        await self._pause(POLLED + 5, 2 * POLLED)
+        await self._pause(1, 15)
+        await self._revoke_serial()
+        await asyncio.sleep(POLLED + 5)
         for pipe in pipes:
             pipe.cut(Unavailable("the proxy gave up"))
 

@@ -30,7 +30,6 @@ LATER = {
     "H8": f"alerts: {ASKING}",
     "J2": "a database that is another machine: comes with PostgreSQL, behind the same port",
     "J5": f"two replicas: {REVOCATION}; until then one process holds the ledger",
-    "J6": f"replicas whose clocks differ: {REVOCATION}",
     "J7": REVOCATION,
     "J11": KEYS,
 }
