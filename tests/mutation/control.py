@@ -70,4 +70,7 @@ def _bases(found: ast.Module | ast.ClassDef, module: ast.Module) -> Iterable[ast
 
 
 def _defines(scope: ast.Module | ast.ClassDef, name: str) -> bool:
-    return any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in scope.body)
+    """A test is a function, or the class that a state machine of Hypothesis gives to pytest."""
+    functions = (node.name for node in scope.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    assigned = (target.id for node in scope.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name))
+    return name in {*functions, *assigned}
