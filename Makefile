@@ -40,9 +40,11 @@ test: $(STAMP) ## The tests, under ten minutes on two cores
 	tests/system-packages.sh
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, long rotations
+test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, mutants, fuzzing, built wheels
 	tests/system-packages.sh
 	$(BIN)/pytest
+	$(BIN)/python -m tests.mutation
+	$(BIN)/python -m tests.fuzz
 	$(MAKE) test-wheels
 
 test-wheels: $(STAMP) ## The tests against the built wheels instead of the source tree

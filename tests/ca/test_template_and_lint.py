@@ -157,7 +157,9 @@ MUTATIONS: dict[str, Mutation] = {
         _with(public_key=OTHER_KEY)(builder)
     ),
     "another serial (A17)": _with(serial_number=1 << 126),
-    "another identity with the same names (A3)": _replaced(_all_names(SpiffeId.parse("spiffe://test.example/db")), True),
+    "another identity with the same names (A3)": _replaced(
+        _all_names(SpiffeId.parse("spiffe://test.example/db")), True
+    ),
     "another DNS name (A2)": _replaced(_all_names(dns_name="db.svc"), True),
     "another address (A6)": _replaced(_all_names(address="169.254.169.254"), True),
 }

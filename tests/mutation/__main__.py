@@ -26,11 +26,15 @@ SHOWN = 3000
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description="Whether the tests notice a missing control.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutation", description="Whether the tests notice a missing control."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="controls, or patterns for them (default: all)")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), help="how many mutants at a time")
     chosen = parser.parse_args(arguments)
-    controls = [one for one in CONTROLS if not chosen.names or any(fnmatchcase(one.name, name) for name in chosen.names)]
+    controls = [
+        one for one in CONTROLS if not chosen.names or any(fnmatchcase(one.name, name) for name in chosen.names)
+    ]
     if not controls:
         parser.error("no control has such a name")
     began = time.monotonic()
@@ -75,7 +79,10 @@ def _report(outcomes: Sequence[Outcome], seconds: float) -> int:
     for outcome in wrong:
         print(f"\n{outcome.control.name}: {outcome.verdict}\n{outcome.output[-SHOWN:]}", file=sys.stderr)
     for outcome in alive:
-        print(f"survived: {outcome.control.name} ({outcome.control.file}): {', '.join(outcome.control.tests)}", file=sys.stderr)
+        print(
+            f"survived: {outcome.control.name} ({outcome.control.file}): {', '.join(outcome.control.tests)}",
+            file=sys.stderr,
+        )
     killed = sum(outcome.killed for outcome in outcomes)
     print(f"killed {killed} of {len(outcomes)} in {seconds:.0f} s")
     return 2 if wrong else 1 if alive else 0

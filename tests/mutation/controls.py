@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tests.mutation.control import Control, control, of
 
-# fmt: off  # a table: one control, one row
+# A table: one control, one row.
+# fmt: off
 CONTROLS: tuple[Control, ...] = (
     *of(
         "handfast/csr.py", "tests/vocabulary/test_csr.py",
@@ -260,6 +261,7 @@ CONTROLS: tuple[Control, ...] = (
         control("ledger: mode", "E1", "if mode & 0o077:", "if False:", "test_wide_modes_are_refused"),
         control("ledger: made for its owner", "E1", "os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))", "os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640))", "test_files_are_readable_by_their_owner_only"),
         control("ledger: one process", "J5", "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_a_second_process_on_the_file_is_refused"),
+        control("ledger: a stranger's lock is waited for", "J12", "busy_timeout={BUSY_MILLISECONDS}", "busy_timeout={0 * BUSY_MILLISECONDS}", "test_a_lock_of_a_stranger_is_waited_for_and_then_named"),
         control("ledger: a newer schema", "J3", "if found > SCHEMA_VERSION:", "if False:", "test_a_newer_schema_is_refused"),
         control("ledger: damage found beside", "J3", "if soundness.problem is not None:", "if False:", "test_what_rotted_unseen_ends_signing_as_soon_as_the_reader_beside_finds_it"),
     ),
@@ -508,6 +510,10 @@ CONTROLS: tuple[Control, ...] = (
     *of(
         "handfast/sources/socket.py", "tests/library/test_peers.py",
         control("source: lists from the agent move forward", "D1", "replace(fresh, revocations=_forward(fresh.revocations, present.revocations))", "fresh", "test_a_service_keeps_the_newer_list_and_what_was_announced_when_its_agent_says_less"),
+    ),
+    *of(
+        "handfast/sources/socket.py", "tests/library/test_socket_source.py",
+        control("source: lists of a hundred thousand", "H6", '("grpc.max_receive_message_length", 64 * 1024 * 1024),', "", "test_a_list_of_more_than_four_megabytes_reaches_the_service"),
     ),
     *of(
         "handfast/sources/directory.py", "tests/library/test_tunnel.py",

@@ -23,7 +23,9 @@ NOTICED, UNNOTICED, NO_IMPORT = 1, 0, 100
 
 # Every mutant has a process of its own, which begins with other people's code loaded and none of ours.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pytest", "pytest_asyncio", "hypothesis", "cryptography.x509", "grpc.aio", "sqlalchemy"])
+_PROCESSES.set_forkserver_preload(
+    ["pytest", "pytest_asyncio", "hypothesis", "cryptography.x509", "grpc.aio", "sqlalchemy"]
+)
 
 
 @dataclass(frozen=True, slots=True)
