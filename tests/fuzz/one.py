@@ -6,13 +6,13 @@ import sys
 import warnings
 from pathlib import Path
 
-import atheris
-
-with atheris.instrument_imports(include=["handfast", "handfast_ca", "handfast_agent"]):
-    from tests.fuzz.harnesses import HARNESSES
-
 
 def main(name: str, corpus: Path, options: list[str]) -> None:
+    import atheris  # here, because what is imported below it is instrumented, which no other process wants
+
+    with atheris.instrument_imports(include=["handfast", "handfast_ca", "handfast_agent"]):
+        from tests.fuzz.harnesses import HARNESSES
+
     warnings.simplefilter("ignore")  # the library's word on odd certificates, thousands of times
     harness = next(harness for harness in HARNESSES if harness.name == name)
     for number, seed in enumerate(harness.seeds):

@@ -347,7 +347,6 @@ CONTROLS: tuple[Control, ...] = (
         control("trail: allowed fields", "G2", "unknown = event.keys() - FIELDS", "unknown = event.keys() - event.keys()", "test_a_field_outside_the_allow_list_is_never_written"),
         control("trail: a step of the clock", "G5", "if abs(drift) > CLOCK_STEP else 0", "if False else 0", "test_a_clock_that_was_set_back_leaves_a_line_and_the_numbers_rise"),
         control("trail: ASCII", "G1", "ensure_ascii=True", "ensure_ascii=False", "test_hostile_text_stays_on_one_line_and_reads_back_equal"),
-        control("trail: DEL", "G1", '.replace("\\x7f", "\\\\u007f")', "", "test_delete_is_no_more_written_as_it_is_than_other_control_characters"),
         control("trail: long values", "G1", "return value if len(value) <= MAX_TEXT else", "return value if True else", "test_a_long_value_is_cut_and_says_so"),
     ),
     *of(
