@@ -42,9 +42,11 @@ test: $(STAMP) ## The tests, under ten minutes on two cores
 	tests/system-packages.sh
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, built wheels, Envoy, Java
+test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, mutants, fuzzing, Envoy, Java, built wheels
 	tests/system-packages.sh all
 	$(BIN)/pytest
+	$(BIN)/python -m tests.mutation
+	$(BIN)/python -m tests.fuzz
 	$(MAKE) test-wheels
 
 test-wheels: $(STAMP) ## The tests against the built wheels instead of the source tree

@@ -165,9 +165,7 @@ class Chain:
             "prev": after.hash,
         }
         record.update((name, _clean(value)) for name, value in event.items() if value is not None)
-        body = (
-            json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")[:-1].encode("ascii")
-        )
+        body = json.dumps(record, ensure_ascii=True, separators=(",", ":"))[:-1].encode("ascii")
         digest = hashlib.sha256(body).hexdigest()
         return body + b',"hash":"' + digest.encode("ascii") + b'"}\n', Position(after.seq + 1, digest)
 

@@ -55,8 +55,8 @@ class Peer:
     def parse(cls, target: str, server: SpiffeId | str) -> Peer:
         """``target`` is ``HOST:PORT``, with brackets around an IPv6 address. Raises ``Invalid``."""
         host, _, port = target.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise Invalid(f"address {target!r} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
+        if not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+            raise Invalid(f"address {target[:80]!a} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
         return cls(host.strip("[]"), int(port), SpiffeId.parse(server) if isinstance(server, str) else server)
 
     def __str__(self) -> str:

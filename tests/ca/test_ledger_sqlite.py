@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -204,6 +205,20 @@ async def test_a_lock_of_a_stranger_is_waited_for_and_then_named(ledger: SqliteL
     assert refused.value.reason == "LEDGER_BUSY"
     assert await unknown(ledger, 1)
     await issue(ledger, 1)
+
+
+async def test_a_lock_of_a_stranger_that_goes_away_in_time_costs_nobody_anything(
+    ledger: SqliteLedger, path: Path
+) -> None:
+    """J12: whoever asks meanwhile waits, and need not ask again."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(issue(ledger, 1))
+        await asyncio.sleep(0.3)  # nothing hangs on it but that the writer has come to the lock by then
+        assert not waiting.done()
+        stranger.execute("ROLLBACK")
+        await waiting
+    assert not await unknown(ledger, 1)
 
 
 async def test_a_file_that_was_not_read_to_its_end_gets_no_mark(path: Path) -> None:

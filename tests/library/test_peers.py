@@ -24,6 +24,7 @@ from handfast.errors import Forbidden, HandfastError, Refused
 from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc.channel import channel
+from handfast.rpc.guard import Guard
 from handfast.rpc.judging import AuthContext, Judge
 from handfast.rpc.server import _Configurations, server_credentials
 from handfast.rpc.tunnel import Peer, Tunnel
@@ -33,9 +34,10 @@ from handfast.testing import ManualClock, TestAuthority
 from handfast.tls.context import _Judging
 from handfast.wire.codec import snapshot_to_wire
 from handfast.wire.v1.workload_pb2_grpc import add_WorkloadServicer_to_server
-from tests.library.mesh import UNARY, sync_server
+from tests.library.mesh import COLLECT, UNARY, plain_sync, sync_server
+from tests.library.test_guard import SilentRequests
 from tests.library.test_socket_source import OneSnapshot
-from tests.library.test_tls import accepted, echo
+from tests.library.test_tls import accepted, answers, dial, echo
 from tests.library.test_tunnel import refusal, write
 
 SERVER = SpiffeId.parse("spiffe://test.example/server")
@@ -104,6 +106,24 @@ def test_a_stream_ends_when_the_policy_no_longer_permits_it(authority: TestAutho
     assert judge.still_good(web.leaf, pem_chain(web.chain[1:]), UNARY) is None
     policy.closed = True
     assert isinstance(judge.still_good(web.leaf, pem_chain(web.chain[1:]), UNARY), Forbidden)
+
+
+def test_a_sync_handler_that_only_reads_is_ended_too(authority: TestAuthority) -> None:
+    """C6: it waits for its caller, who says nothing any more, and would answer once."""
+    source, web = authority.source("/server"), authority.issue("/web")
+    guard, silence = Guard(source, EVERYBODY), SilentRequests()
+    arrived = threading.Event()
+    with sync_server(source, guard) as (target, echo), plain_sync(target, web) as opened:
+        echo.heard = arrived.set
+        answer = opened.stream_unary(COLLECT).future(silence)
+        try:
+            assert arrived.wait(10)
+            authority.revoke(web)
+            with pytest.raises(grpc.RpcError) as caught:
+                answer.result(timeout=10)
+        finally:
+            silence.done = True
+        assert caught.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAUTHENTICATED}
 
 
 # --- servers ---
@@ -233,6 +253,36 @@ def test_a_peer_is_verified_whatever_openssl_let_pass(authority: TestAuthority, 
         with pytest.raises(HandfastError) as caught:
             judge.judge(leaf, snapshot, first=True)
         assert caught.value.reason == reason
+
+
+def client_of(version: ssl.TLSVersion, authority: TestAuthority, tmp_path: Path) -> ssl.SSLContext:
+    web = authority.issue("/web")
+    (tmp_path / "web.pem").write_bytes(web.key_pem + web.chain_pem)
+    context = ssl.create_default_context(cadata=web.bundle.roots_pem.decode())
+    context.load_cert_chain(tmp_path / "web.pem")
+    context.maximum_version = version
+    return context
+
+
+async def test_a_client_of_tls_1_2_is_not_served_though_its_certificate_is_good(
+    authority: TestAuthority, tmp_path: Path
+) -> None:
+    """C7."""
+    async with echo(handfast.server_context(authority.source("/server"))) as port:
+        assert await accepted(port, client_of(ssl.TLSVersion.TLSv1_3, authority, tmp_path))
+        assert not await accepted(port, client_of(ssl.TLSVersion.TLSv1_2, authority, tmp_path))
+
+
+async def test_a_context_gives_out_no_ticket(authority: TestAuthority, tmp_path: Path) -> None:
+    """C7: what cannot be resumed cannot be resumed past a change."""
+    client = client_of(ssl.TLSVersion.TLSv1_3, authority, tmp_path)
+    async with (
+        echo(handfast.server_context(authority.source("/server"))) as port,
+        dial(port, client) as (reader, writer),
+    ):
+        assert await answers(reader, writer)  # a ticket would travel ahead of the answer
+        session = writer.get_extra_info("ssl_object").session
+        assert session is None or not session.has_ticket
 
 
 # --- sources ---

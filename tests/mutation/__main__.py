@@ -21,6 +21,9 @@ from tests.mutation.control import Control
 from tests.mutation.controls import CONTROLS
 from tests.mutation.tree import Outcome, Tree
 
+JOBS = min(2 * (os.cpu_count() or 1), 8)
+"""More than cores: what a missing control lets hang waits, without work, until its test's own limit ends it."""
+
 SHOWN = 3000
 """Characters of the output of tests that did not end as they should."""
 
@@ -30,7 +33,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m tests.mutation", description="Whether the tests notice a missing control."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="controls, or patterns for them (default: all)")
-    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 4), help="how many mutants at a time")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="how many mutants at a time")
     chosen = parser.parse_args(arguments)
     controls = [
         one for one in CONTROLS if not chosen.names or any(fnmatchcase(one.name, name) for name in chosen.names)

@@ -6,6 +6,8 @@ import io
 import json
 import shutil
 import tarfile
+import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from handfast.clock import SystemClock
 from handfast.errors import HandfastError, Invalid
 from handfast_agent import config as agent_config
 from handfast_ca import config as ca_config
-from handfast_ca.archive import MEMBERS, unpack
+from handfast_ca.archive import MEMBERS, REQUIRED, unpack
 from handfast_ca.audit_check import read_head, read_record, verify_audit
 from handfast_ca.audit_trail import Chain
 from tests.parsers.damage import documents, octets
@@ -190,3 +192,25 @@ def test_a_backup_that_is_none_is_our_error_and_no_name_in_it_leads_out(tmp_path
     assert caught.value.reason == "BACKUP_DAMAGED"
     assert {path.name for path in private.iterdir()} <= MEMBERS
     assert {path.name for path in tmp_path.iterdir()} == {"backup.tar", "private"}
+
+
+def test_a_link_to_another_member_is_no_member(tmp_path: Path) -> None:
+    """E6: though it would have the octets that the manifest says."""
+    names = sorted(REQUIRED)
+    manifest = json.loads(MANIFEST) | {"sha256": {name: sha256(b"octets").hexdigest() for name in names}}
+    for kind, refused in ((tarfile.REGTYPE, False), (tarfile.SYMTYPE, True), (tarfile.LNKTYPE, True)):
+        made = io.BytesIO(
+            archive({"manifest.json": json.dumps(manifest).encode(), **dict.fromkeys(names[:-1], b"octets")})
+        )
+        with tarfile.open(fileobj=made, mode="a") as tar:
+            last = tarfile.TarInfo(names[-1])
+            last.type, last.linkname, last.size = kind, names[0] if refused else "", 0 if refused else len(b"octets")
+            tar.addfile(last, io.BytesIO(b"octets"))
+        (tmp_path / "backup.tar").write_bytes(made.getvalue())
+        into = Path(tempfile.mkdtemp(dir=tmp_path))
+        if not refused:
+            assert unpack(tmp_path / "backup.tar", into).sha256 == manifest["sha256"]
+            continue
+        with pytest.raises(Invalid) as caught:
+            unpack(tmp_path / "backup.tar", into)
+        assert caught.value.reason == "BACKUP_DAMAGED"

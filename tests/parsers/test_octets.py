@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
@@ -15,9 +16,13 @@ from handfast.errors import HandfastError
 from handfast.revocation import RevocationList, split_pem
 from handfast.testing import TestAuthority
 from handfast.wire import codec
-from handfast.wire.v1 import trust_pb2, workload_pb2
+from handfast.wire.v1 import authority_pb2, trust_pb2, workload_pb2
+from handfast_agent.trust import Trust
+from handfast_agent.upstream import read_answer
 from tests.parsers.damage import octets
 
+# The library's word on a serial that is negative or zero; ours comes when somebody asks for the certificate's meaning.
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
 AUTHORITY = TestAuthority()
 WEB = AUTHORITY.issue("/web")
 AUTHORITY.revoke(WEB)
@@ -137,6 +142,35 @@ def test_a_snapshot_message_is_credentials_or_our_error(data: bytes) -> None:
         assert error.message.isprintable()
         return
     assert credentials is None or credentials.leaf.der == message.chain[0]
+
+
+ANSWER = authority_pb2.IssuedCredentials(
+    chain=[LEAF, ISSUER],
+    trust=trust_pb2.TrustUpdate(
+        whole=True,
+        bundle=codec.bundle_to_wire(AUTHORITY.bundle),
+        crls=codec.crls_to_wire(AUTHORITY.revocations),
+        announced=codec.announced_to_wire([(b"issuer", 4711)]),
+    ),
+    renewal=authority_pb2.RenewalWindow(not_before=codec.time_to_wire(NOW), not_after=codec.time_to_wire(NOW)),
+).SerializeToString()
+
+
+@given(octets(ANSWER) | st.binary(max_size=300))
+def test_an_answer_of_the_ca_is_read_or_our_error(data: bytes) -> None:
+    """A20, B8: and what is read is judged part by part, each refusal an alarm and none an end."""
+    try:
+        message = authority_pb2.IssuedCredentials.FromString(data)
+    except DecodeError:
+        return
+    try:
+        answer = read_answer(message)
+    except HandfastError as error:
+        assert error.reason == "ANSWER_MALFORMED"
+        return
+    trust, alarms = Trust().accept(answer.news, NOW)
+    assert all(alarm.reason for alarm in alarms)
+    assert trust.bundle is None or trust.bundle == answer.news.bundle
 
 
 @given(

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from handfast.certificates import format_serial, parse_fingerprint, parse_serial
 from handfast.errors import HandfastError, Invalid
+from handfast.identity import SpiffeId
 from handfast.lifetime import format_duration, parse_duration
+from handfast.rpc.tunnel import Peer
 from handfast_ca.enrolment import JoinToken, parse_cidr
 from handfast_ca.urls import PublicUrls
 
@@ -43,11 +45,18 @@ def test_a_duration_that_could_mean_two_things_is_refused(text: str) -> None:
     assert caught.value.reason == "INVALID_DURATION"
 
 
-@pytest.mark.parametrize(
-    "read",
-    [parse_serial, parse_fingerprint, parse_cidr, JoinToken.parse, PublicUrls],
-    ids=["serial", "fingerprint", "network", "join token", "public URL"],
-)
+SERVER = SpiffeId.parse("spiffe://test.example/server")
+READERS: dict[str, Callable[[str], object]] = {
+    "serial": parse_serial,
+    "fingerprint": parse_fingerprint,
+    "network": parse_cidr,
+    "join token": JoinToken.parse,
+    "public URL": PublicUrls,
+    "address of a server": lambda text: Peer.parse(text, SERVER),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @given(text=odd)
 def test_a_word_is_a_value_or_our_error(read: Callable[[str], object], text: str) -> None:
     """A20."""

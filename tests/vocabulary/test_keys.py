@@ -176,8 +176,12 @@ def test_a_damaged_key_file_is_a_key_or_our_error(data: st.DataObject) -> None:
     damaged = bytearray(source)
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    a_key_or_our_error(bytes(damaged))
+
+
+def a_key_or_our_error(data: bytes) -> None:
     try:
-        load_private_key(bytes(damaged))
+        load_private_key(data)
     except HandfastError as error:
         assert error.__cause__ is None
         assert KEY_FILE.splitlines()[1].decode() not in error.message
