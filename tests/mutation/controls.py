@@ -2,6 +2,9 @@
 
 One control is one line of defence, in the words of an operator. ``old`` is the shortest text that stands once in the file;
 ``new`` takes the control away and nothing else. How to add one: CONTRIBUTING.md.
+
+No row may let a test harm the machine that it runs on. So the bound on the number in a pid file (``handfast_agent.hooks``)
+is not here: without it, its test would signal every process that the user may signal.
 """
 
 from __future__ import annotations
@@ -589,7 +592,6 @@ CONTROLS: tuple[Control, ...] = (
         "agent/handfast_agent/hooks.py", "tests/agent/test_hooks.py",
         control("hook: no shell", "E11", "await asyncio.create_subprocess_exec(\n            *hook.command,", 'await asyncio.create_subprocess_shell(\n            " ".join(hook.command),', "test_words_reach_the_program_as_they_are"),
         control("hook: a clean environment", "E11", "env=environment,", "", "test_the_environment_is_cleared"),
-        control("hook: no group, not init", "E11", "if pid <= 1:", "if False:", "test_a_process_is_told_by_its_pid_file_and_never_a_group"),
         control("hook: ended with its children", "E11", "os.killpg(process.pid, signal.SIGKILL)", "process.kill()", "test_a_hook_that_hangs_is_ended_with_its_children"),
     ),
     *of(
@@ -610,13 +612,11 @@ CONTROLS: tuple[Control, ...] = (
         control("agent: a renewal refused as revoked", "C1", 'if error.reason == "REVOKED" and self.plan.state is State.SERVING:', "if False:", "test_a_renewal_that_the_ca_refuses_as_revoked_withdraws_at_once"),
         control("agent: an empty bundle", "D12", "elif self.trust.distrusts_everything() and self.plan.state is State.SERVING:", "elif False:", "test_an_empty_bundle_withdraws_all_trust"),
         control("agent: an empty bundle after a wrong clock", "D12 J8", "if self.trust.distrusts_everything():\n            self.plan", "if False:\n            self.plan", "test_a_clock_that_is_put_right_brings_no_trust_back_that_was_withdrawn"),
-        control("agent: a start after the end", "C2", "if now > validity.not_after:", "if False:", "test_a_start_after_the_end_serves_nothing_and_says_so"),
+        control("agent: a start after the end", "C2", "if now > validity.not_after:", "if False:", "tests/agent/test_memory.py::test_an_expired_certificate_is_not_served_for_a_moment_at_the_start"),
         control("agent: a start after its revocation", "C1", "if self.trust.revoked(found.credentials.leaf.issuer_key_id, found.credentials.leaf.serial):", "if False:", "tests/agent/test_memory.py::test_an_agent_that_finds_its_certificate_revoked_at_the_start_does_not_serve_it"),
         control("agent: another's files", "A3", " or found.credentials.spiffe_id != self.wanted.spiffe_id:", ":", "tests/agent/test_memory.py::test_files_of_another_identity_are_not_served"),
         control("agent: serves while it may", "C6", "if self.plan.state is not State.SERVING or self.present is None", "if self.present is None", "test_its_own_revocation_withdraws_and_stops_renewing", "test_with_the_ca_down_it_serves_to_the_last_second_and_then_withdraws"),
         control("agent: a token is sent once", "B1", "token_digest(token) == self._remembered.used_token", "False", "test_a_spent_token_is_sent_once_and_a_new_one_in_the_file_is_tried"),
-        control("agent: an answer that came too late", "C4", "            if self.plan.state is not State.SERVING:\n                _log", "            if False:\n                _log", "test_a_revocation_that_came_during_a_renewal_wins"),
-        control("agent: a new key each time", "A12", "if self._request is None or self._request.credential != credential:", "if self._request is None:", "test_it_renews_at_its_moment_with_another_key"),
     ),
     *of(
         "agent/handfast_agent/plan.py", "tests/agent/test_plan.py",
