@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import pytest
@@ -12,12 +11,13 @@ from handfast.credentials import Credentials
 from handfast.errors import Broken
 from handfast.identity import SpiffeId
 from handfast.keys import generate
-from handfast.testing import TestAuthority
+from handfast.testing import ManualClock, TestAuthority
 from handfast_agent.acceptance import Wanted, checked
 from handfast_agent.trust import News, Trust
 
-AUTHORITY = TestAuthority()
-NOW = datetime.now(UTC)
+CLOCK = ManualClock()
+AUTHORITY = TestAuthority(clock=CLOCK)
+NOW = CLOCK.now()
 WEB = SpiffeId.parse("spiffe://test.example/web")
 
 
@@ -56,7 +56,7 @@ def test_every_difference_is_told_at_once() -> None:
 
 def test_another_s_key_a_stranger_s_path_and_no_bundle_are_refused() -> None:
     """B8: an answer is believed for its proof alone."""
-    given, other = AUTHORITY.issue("/web"), TestAuthority().issue("/web")
+    given, other = AUTHORITY.issue("/web"), TestAuthority(clock=CLOCK).issue("/web")
     refused(Wanted(WEB), Credentials(given.leaf, given.chain, generate(), given.bundle, given.revocations, 1), trust())
     refused(Wanted(WEB), other, trust())
     assert "without a trust bundle" in refused(Wanted(WEB), given, Trust()).message
