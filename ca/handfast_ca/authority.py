@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -148,7 +149,7 @@ class Authority:
         self.create_token = registrar.create_token
         self.revoke_serial = self._revoker.revoke_serial
         self.revoke_identity = self._revoker.revoke_identity
-        self.publish_crl = self._publisher.publish
+        self.publish_crl = partial(self._publisher.publish, compare=True)
 
     # --- asking for a certificate -----------------------------------------------------------------------------------
 

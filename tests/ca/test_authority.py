@@ -295,6 +295,7 @@ class _OtherBytes:
             CEREMONY.issuer.chain,
         )
         self.rehearse, self.sign_crl = CEREMONY.issuer.rehearse, CEREMONY.issuer.sign_crl
+        self.rehearse_crl, self.sign_tbs = CEREMONY.issuer.rehearse_crl, CEREMONY.issuer.sign_tbs
 
     async def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         return await CEREMONY.issuer.sign(builder.add_extension(x509.OCSPNoCheck(), critical=False))
@@ -526,9 +527,9 @@ class _Forgetful(MemoryLedger):
 
     forgotten = False
 
-    async def plan_crl(self, issuer_key_id: bytes, *, now: Any) -> Any:
-        plan = await super().plan_crl(issuer_key_id, now=now)
-        return replace(plan, entries=()) if self.forgotten else plan
+    async def plan_crl(self, issuer_key_id: bytes, *, now: Any, base: int = 0) -> Any:
+        plan = await super().plan_crl(issuer_key_id, now=now, base=base)
+        return replace(plan, entries=(), total=0) if self.forgotten else plan
 
     async def find(self, serial: int) -> Any:
         if self.forgotten:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from handfast.certificates import format_serial
 from handfast.errors import Conflict, Exhausted, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, Intention, Status, TokenRecord
+from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Status, TokenRecord
 
 __all__ = [
     "MAX_PAGE",
@@ -164,6 +164,22 @@ def next_this_update(last: datetime | None, now: datetime) -> datetime:
             retry_after=wait,
         )
     return this_update
+
+
+def next_number(last: int, epoch: int) -> int:
+    """``epoch * 2^64 + sequence``: a new epoch begins past every number of the old one (RFC 5280, 5.2.3)."""
+    return max(last, epoch << 64) + 1
+
+
+def check_turn(plan: CrlPlan, planned: int, recorded: int) -> None:
+    """Nothing was recorded since the plan was made, and nobody made the plan up (threat J5)."""
+    if plan.number > planned:
+        raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
+    if plan.turn != recorded or plan.number <= recorded:
+        raise Conflict(
+            f"CRL number {plan.number} was planned after number {plan.turn}, and number {recorded} was recorded since",
+            reason="CRL_OUT_OF_TURN",
+        )
 
 
 def forgettable(candidates: Iterable[tuple[int, int | None]], kept_parents: frozenset[int]) -> list[int]:

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from handfast.wire.v1 import trust_pb2 as handfast_dot_wire_dot_v1_dot_trust__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n handfast/wire/v1/authority.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chandfast/wire/v1/trust.proto\"z\n\x0c\x45nrolRequest\x12\x14\n\njoin_token\x18\x01 \x01(\tH\x00\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x04 \x01(\tB\x07\n\x05proof\"H\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\rRenewalWindow\x12.\n\nnot_before\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11IssuedCredentials\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\'\n\x05trust\x18\x02 \x01(\x0b\x32\x18.handfast.v1.TrustUpdate\x12+\n\x07renewal\x18\x03 \x01(\x0b\x32\x1a.handfast.v1.RenewalWindow\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\"\x11\n\x0fGetTrustRequest\"\x13\n\x11WatchTrustRequest2\xa1\x02\n\tAuthority\x12\x42\n\x05\x45nrol\x12\x19.handfast.v1.EnrolRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x05Renew\x12\x19.handfast.v1.RenewRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x08GetTrust\x12\x1c.handfast.v1.GetTrustRequest\x1a\x18.handfast.v1.TrustUpdate\x12H\n\nWatchTrust\x12\x1e.handfast.v1.WatchTrustRequest\x1a\x18.handfast.v1.TrustUpdate0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n handfast/wire/v1/authority.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1chandfast/wire/v1/trust.proto\"z\n\x0c\x45nrolRequest\x12\x14\n\njoin_token\x18\x01 \x01(\tH\x00\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x04 \x01(\tB\x07\n\x05proof\"t\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\ncrl_reader\x18\x03 \x01(\x0b\x32\x16.handfast.v1.CrlReader\"n\n\rRenewalWindow\x12.\n\nnot_before\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11IssuedCredentials\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\'\n\x05trust\x18\x02 \x01(\x0b\x32\x18.handfast.v1.TrustUpdate\x12+\n\x07renewal\x18\x03 \x01(\x0b\x32\x1a.handfast.v1.RenewalWindow\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\"=\n\x0fGetTrustRequest\x12*\n\ncrl_reader\x18\x01 \x01(\x0b\x32\x16.handfast.v1.CrlReader\"?\n\x11WatchTrustRequest\x12*\n\ncrl_reader\x18\x01 \x01(\x0b\x32\x16.handfast.v1.CrlReader2\xa1\x02\n\tAuthority\x12\x42\n\x05\x45nrol\x12\x19.handfast.v1.EnrolRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x05Renew\x12\x19.handfast.v1.RenewRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x08GetTrust\x12\x1c.handfast.v1.GetTrustRequest\x1a\x18.handfast.v1.TrustUpdate\x12H\n\nWatchTrust\x12\x1e.handfast.v1.WatchTrustRequest\x1a\x18.handfast.v1.TrustUpdate0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_start=144
   _globals['_ENROLREQUEST']._serialized_end=266
   _globals['_RENEWREQUEST']._serialized_start=268
-  _globals['_RENEWREQUEST']._serialized_end=340
-  _globals['_RENEWALWINDOW']._serialized_start=342
-  _globals['_RENEWALWINDOW']._serialized_end=452
-  _globals['_ISSUEDCREDENTIALS']._serialized_start=455
-  _globals['_ISSUEDCREDENTIALS']._serialized_end=600
-  _globals['_GETTRUSTREQUEST']._serialized_start=602
-  _globals['_GETTRUSTREQUEST']._serialized_end=619
-  _globals['_WATCHTRUSTREQUEST']._serialized_start=621
-  _globals['_WATCHTRUSTREQUEST']._serialized_end=640
-  _globals['_AUTHORITY']._serialized_start=643
-  _globals['_AUTHORITY']._serialized_end=932
+  _globals['_RENEWREQUEST']._serialized_end=384
+  _globals['_RENEWALWINDOW']._serialized_start=386
+  _globals['_RENEWALWINDOW']._serialized_end=496
+  _globals['_ISSUEDCREDENTIALS']._serialized_start=499
+  _globals['_ISSUEDCREDENTIALS']._serialized_end=644
+  _globals['_GETTRUSTREQUEST']._serialized_start=646
+  _globals['_GETTRUSTREQUEST']._serialized_end=707
+  _globals['_WATCHTRUSTREQUEST']._serialized_start=709
+  _globals['_WATCHTRUSTREQUEST']._serialized_end=772
+  _globals['_AUTHORITY']._serialized_start=775
+  _globals['_AUTHORITY']._serialized_end=1064
 # @@protoc_insertion_point(module_scope)
