@@ -99,6 +99,7 @@ class Outputs:
     def __init__(self, directory: Directory, trust_domain: TrustDomain) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
+        self._pems: dict[bytes, tuple[RevocationList, bytes]] = {}
 
     def prepare(self) -> None:
         self._directory.prepare()
@@ -106,7 +107,7 @@ class Outputs:
     def write(self, credentials: Credentials | None, trust: Trust, renew_at: datetime | None, generation: int) -> None:
         """One generation. Without credentials key and certificate disappear; bundle and lists stay."""
         private: dict[str, bytes] = {}
-        public = {"ca.crt": b"", "crl.pem": trust.revocations.pem}
+        public = {"ca.crt": b"", "crl.pem": self._crl_pem(trust.revocations)}
         if trust.bundle is not None:
             public["ca.crt"] = trust.bundle.roots_pem
         if credentials is not None:
@@ -114,6 +115,15 @@ class Outputs:
             public["tls.crt"] = credentials.chain_pem
         public[META] = json.dumps(_meta(trust, renew_at, generation)).encode()
         self._directory.write(generation, private, public)
+
+    def _crl_pem(self, revocations: Revocations) -> bytes:
+        """A list that did not change is not encoded again."""
+        known = self._pems
+        self._pems = {
+            key_id: known[key_id] if key_id in known and known[key_id][0] is one else (one, one.pem())
+            for key_id, one in revocations.lists.items()
+        }
+        return b"".join(pem for _, pem in self._pems.values())
 
     def read(self, now: datetime, marks: Marks) -> Restored:
         """Reads and checks what a former run left. What is broken or expired is as good as absent."""

@@ -6,7 +6,7 @@ High-water marks outlive the process: an older list or bundle is refused after a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -14,10 +14,14 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives import hashes
 
 from handfast.bundle import TrustBundle
+from handfast.crl_change import ListStep, unusable
 from handfast.errors import HandfastError, Refused
 from handfast.revocation import EMPTY, RevocationList, Revocations
 
 __all__ = ["BundleMark", "ListMark", "Marks", "News", "Trust"]
+
+LONG_LIST = 64 * 1024
+"""Octets of a list that is taken on a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,11 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What the CA said, parsed and not yet believed."""
+    """What the CA said, parsed and not yet believed. ``changes`` are steps to newer lists, by issuer key identifier."""
 
     bundle: TrustBundle | None = None
     crls: tuple[bytes, ...] = ()
+    changes: tuple[tuple[bytes, tuple[ListStep, ...]], ...] = ()
     announced: tuple[tuple[bytes, int], ...] = ()
 
 
@@ -96,7 +101,9 @@ class Trust:
     def accept(self, news: News, now: datetime) -> tuple[Trust, tuple[HandfastError, ...]]:
         """With everything of ``news`` that is newer and good, and an alarm for each part that was refused.
 
-        One bad part does not keep the others away: a revocation must not be held up by a broken list of another issuer.
+        One bad part does not keep the others away: a revocation must not be held up by a broken list of another issuer. An alarm
+        with the reason ``CRL_CHANGE_UNUSABLE`` asks for the whole list: a change proves nothing by itself, and what it makes
+        counts only when the issuer signed that.
         """
         alarms: list[HandfastError] = []
         trust = self
@@ -108,6 +115,11 @@ class Trust:
         for der in news.crls:
             try:
                 trust = trust._with_list(der, now)
+            except HandfastError as error:
+                alarms.append(error)
+        for issuer_key_id, steps in news.changes:
+            try:
+                trust = trust._with_change(issuer_key_id, steps, now)
             except HandfastError as error:
                 alarms.append(error)
         if news.announced:
@@ -125,7 +137,18 @@ class Trust:
     def _with_list(self, der: bytes, now: datetime) -> Trust:
         if self.bundle is None:
             raise Refused("a CRL came before any bundle", reason="CRL_FOREIGN_ISSUER")
-        newer = RevocationList.verify(der, self.bundle, now=now)
+        if any(known.der == der for known in self.revocations.lists.values()):
+            return self
+        return self._with(RevocationList.verify(der, self.bundle, now=now))
+
+    def _with_change(self, issuer_key_id: bytes, steps: tuple[ListStep, ...], now: datetime) -> Trust:
+        known = self.revocations.lists.get(issuer_key_id)
+        if self.bundle is None or known is None:
+            raise unusable("there is no list of its issuer to take it from")
+        newer = known.after(steps, self.bundle, now=now)
+        return self if newer is known else self._with(newer)
+
+    def _with(self, newer: RevocationList) -> Trust:
         mark = self.marks.lists.get(newer.issuer_key_id)
         if mark is not None:
             mark.check(newer)
@@ -133,12 +156,15 @@ class Trust:
         lists = MappingProxyType({**self.marks.lists, newer.issuer_key_id: ListMark.of(newer)})
         return Trust(self.bundle, revocations, replace(self.marks, lists=lists))
 
+    def is_long(self, news: News) -> bool:
+        """Would taking it hold up an event loop noticeably?"""
+        known = self.revocations.lists
+        changed = (known[key_id].der for key_id, _ in news.changes if key_id in known)
+        return any(len(der) > LONG_LIST for der in (*news.crls, *changed))
+
     def distrusts_everything(self) -> bool:
         """An empty bundle is a statement (SPIFFE bundle, 4.1.3)."""
         return self.bundle is not None and not self.bundle.roots
 
     def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
         return self.revocations.revoked(issuer_key_id, serial)
-
-    def list_ders(self) -> Iterable[bytes]:
-        return (known.der for known in self.revocations.lists.values())

@@ -20,6 +20,7 @@ from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId, TrustDomain
 from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
+from handfast.wire.crls import change_from_wire, reader_to_wire
 from handfast.wire.v1 import authority_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_agent.acceptance import Answer
@@ -52,7 +53,9 @@ class Upstream(Protocol):
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer: ...
 
-    async def get_trust(self, present: Credentials) -> News: ...
+    async def get_trust(self, present: Credentials, *, whole: bool = False) -> News:
+        """The state as it is, without the revocation lists that ``present`` has; with them when ``whole``."""
+        ...
 
     def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         """The whole state first, then every change; ends or raises when the connection does."""
@@ -114,15 +117,19 @@ class GrpcUpstream:
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
         async with self._stub(self._peer(present)) as stub:
-            return _answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
+            request = authority_pb2.RenewRequest(csr=csr, crl_reader=reader_to_wire(present.revocations))
+            return _answer(await stub.Renew(request, timeout=CALL_SECONDS))
 
-    async def get_trust(self, present: Credentials) -> News:
+    async def get_trust(self, present: Credentials, *, whole: bool = False) -> News:
+        reader = None if whole else reader_to_wire(present.revocations)
         async with self._stub(self._peer(present)) as stub:
-            return _read(_news, await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
+            request = authority_pb2.GetTrustRequest(crl_reader=reader)
+            return _read(_news, await stub.GetTrust(request, timeout=CALL_SECONDS))
 
     async def watch_trust(self, present: Credentials) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
-            async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
+            request = authority_pb2.WatchTrustRequest(crl_reader=reader_to_wire(present.revocations))
+            async for update in stub.WatchTrust(request):
                 yield _read(_news, update)
 
     def _peer(self, present: Credentials) -> Peer:
@@ -154,6 +161,7 @@ def _news(update: trust_pb2.TrustUpdate) -> News:
     return News(
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),
+        changes=tuple(map(change_from_wire, update.crl_changes)),
         announced=codec.announced_from_wire(update.announced),
     )
 
