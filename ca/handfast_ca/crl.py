@@ -100,15 +100,19 @@ def lint_crl(made: RevocationList, plan: CrlPlan, validity: timedelta, previous:
     ``made`` was verified with what it says itself. For a plan of differences ``previous`` is the list that it tells them
     from, which was read in full when it was made.
     """
-    expected = {revoked.serial for revoked in plan.entries}
+    planned = {revoked.serial for revoked in plan.entries}
     if plan.base and previous is not None:
-        expected |= previous.serials - frozenset(plan.removed)
+        entries = made.serials - previous.serials == planned
+        entries = entries and previous.serials - made.serials == frozenset(plan.removed)
+        total = plan.total
+    else:
+        entries, total = made.serials == planned, len(planned)
     same = (
         made.number == plan.number
         and made.this_update == plan.this_update
         and made.next_update == plan.this_update + validity
-        and made.serials == expected
-        and len(x509.load_der_x509_crl(made.der)) == len(expected)
+        and entries
+        and len(x509.load_der_x509_crl(made.der)) == len(made.serials) == total
     )
     if not same:
         raise Broken(f"CRL number {plan.number} is not what was planned, and is not published", reason="LINT")

@@ -46,7 +46,8 @@ _REVOKE = Prepared(
 )
 _IS_BLOCKED = Prepared(select(blocked.c.spki_sha256).where(blocked.c.spki_sha256 == bindparam("key")))
 _BLOCK = Prepared(insert(blocked))
-_ISSUER = Prepared(select(issuers).where(_i.issuer_key_id == bindparam("issuer")))
+_ISSUER = Prepared(select(_i.number, _i.this_update, _i.crl_number).where(_i.issuer_key_id == bindparam("issuer")))
+_KEPT = Prepared(select(_i.crl).where(_i.issuer_key_id == bindparam("issuer")))
 _ADD_ISSUER = Prepared(insert(issuers), ["issuer_key_id", "number", "this_update"])
 _SPEND_NUMBER = Prepared(
     update(issuers)
@@ -184,8 +185,8 @@ def record_crl(transaction: Transaction, plan: CrlPlan, der: bytes, next_update:
 
 
 def latest_crl(transaction: Transaction, issuer_key_id: bytes) -> bytes | None:
-    row = _ISSUER(transaction, issuer=issuer_key_id).first()
-    return row.crl if row is not None else None
+    crl: bytes | None = _KEPT(transaction, issuer=issuer_key_id).scalar()
+    return crl
 
 
 def mark(transaction: Transaction, name: str) -> int:

@@ -77,7 +77,13 @@ Index(
     sqlite_where=_uncarried,
     postgresql_where=_uncarried,
 )
-Index("certificates_unlisted", _columns.issuer_key_id, _columns.seq, sqlite_where=_unlisted, postgresql_where=_unlisted)
+Index(
+    "certificates_unlisted",
+    _columns.issuer_key_id,
+    _columns.listed_by,
+    sqlite_where=_unlisted,
+    postgresql_where=_unlisted,
+)
 Index(
     "certificates_carried",
     _columns.issuer_key_id,
