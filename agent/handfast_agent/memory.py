@@ -99,7 +99,7 @@ class Outputs:
     def __init__(self, directory: Directory, trust_domain: TrustDomain) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
-        self._pems: dict[bytes, tuple[RevocationList, bytes]] = {}
+        self._crl: tuple[tuple[RevocationList, ...], bytes] = ((), b"")
 
     def prepare(self) -> None:
         self._directory.prepare()
@@ -117,13 +117,13 @@ class Outputs:
         self._directory.write(generation, private, public)
 
     def _crl_pem(self, revocations: Revocations) -> bytes:
-        """A list that did not change is not encoded again."""
-        known = self._pems
-        self._pems = {
-            key_id: known[key_id] if key_id in known and known[key_id][0] is one else (one, one.pem())
-            for key_id, one in revocations.lists.items()
-        }
-        return b"".join(pem for _, pem in self._pems.values())
+        """The same object for the same lists, so that it is neither encoded nor written again."""
+        lists, pem = self._crl
+        now = tuple(revocations.lists.values())
+        if len(lists) != len(now) or any(one is not other for one, other in zip(lists, now, strict=True)):
+            pem = revocations.pem
+            self._crl = (now, pem)
+        return pem
 
     def read(self, now: datetime, marks: Marks) -> Restored:
         """Reads and checks what a former run left. What is broken or expired is as good as absent."""
