@@ -73,17 +73,19 @@ class _Tbs:
 def assemble(base: bytes, steps: Sequence[ListStep]) -> Assembled:
     """``base`` with all ``steps``, at least one, taken: the list that the last of them tells of. Raises ``Invalid``."""
     later, tbs = _read(steps[-1].outline)
-    entries, added, removed = _read(base)[1].entries or [], list[asn1.TLV](), list[asn1.TLV]()
+    entries, removed = _read(base)[1].entries or [], list[asn1.TLV]()
+    added: dict[int, asn1.TLV] = {}
     for step in steps:
         fresh = _read(step.outline)[1].entries or []
-        removed += _picked(entries, step.removed)
+        # What an earlier step brought and this one takes away was never there.
+        removed += [entry for entry in _picked(entries, step.removed) if added.pop(id(entry), None) is None]
         entries = _without(entries, step.removed) + fresh
-        added += fresh
+        added |= {id(entry): entry for entry in fresh}
     whole = asn1.encode_der(_with_entries(tbs, entries))
     return Assembled(
         der=_written(whole, later),
         tbs=whole,
-        added=_written(asn1.encode_der(_with_entries(tbs, added)), later),
+        added=_written(asn1.encode_der(_with_entries(tbs, list(added.values()))), later),
         removed=_written(asn1.encode_der(_with_entries(tbs, removed)), later),
         count=len(entries),
     )
