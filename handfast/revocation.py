@@ -27,7 +27,16 @@ from handfast.bundle import TrustBundle
 from handfast.crl_change import ListStep, assemble, unusable
 from handfast.errors import HandfastError, Invalid, Refused
 
-__all__ = ["EMPTY", "Freshness", "FreshnessPolicy", "Reason", "RevocationList", "Revocations", "split_pem"]
+__all__ = [
+    "EMPTY",
+    "Freshness",
+    "FreshnessPolicy",
+    "Reason",
+    "RevocationList",
+    "Revocations",
+    "format_crl_number",
+    "split_pem",
+]
 
 _KNOWN_LIST_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
 _KNOWN_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
@@ -58,6 +67,17 @@ class Reason(StrEnum):
     @property
     def flag(self) -> x509.ReasonFlags:
         return x509.ReasonFlags[self.value.replace("-", "_")]
+
+
+def format_crl_number(number: int) -> str:
+    """As people read it: ``EPOCH:SEQUENCE``, without an epoch that is 0. An epoch begins with each restore of a backup, and is
+    the time of it in seconds since 1970.
+
+    >>> format_crl_number(17), format_crl_number((1795572000 << 64) + 17)
+    ('17', '1795572000:17')
+    """
+    epoch, sequence = divmod(number, 1 << 64)
+    return f"{epoch}:{sequence}" if epoch else str(sequence)
 
 
 def split_pem(pem: bytes) -> tuple[bytes, ...]:
@@ -117,7 +137,7 @@ class RevocationList:
         ]
         if not wanted:
             if any(step.base_number > self.number for step in steps):
-                raise unusable(f"it begins after number {self.number} of {self.issuer!r}")
+                raise unusable(f"it begins after number {format_crl_number(self.number)} of {self.issuer!r}")
             return self
         try:
             return _assembled(self, wanted, bundle, now)
@@ -135,12 +155,13 @@ class RevocationList:
             return False
         if newer.number == self.number:
             raise Refused(
-                f"two different CRLs of {self.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION"
+                f"two different CRLs of {self.issuer!r} carry number {format_crl_number(self.number)}",
+                reason="CRL_EQUIVOCATION",
             )
         if newer.number < self.number or newer.this_update < self.this_update:
             raise Refused(
-                f"CRL number {newer.number} of {newer.this_update:%Y-%m-%dT%H:%M:%SZ} is older than "
-                f"number {self.number} of {self.this_update:%Y-%m-%dT%H:%M:%SZ}, which was seen before",
+                f"CRL number {format_crl_number(newer.number)} of {newer.this_update:%Y-%m-%dT%H:%M:%SZ} is older than "
+                f"number {format_crl_number(self.number)} of {self.this_update:%Y-%m-%dT%H:%M:%SZ}, which was seen before",
                 reason="CRL_ROLLBACK",
             )
         return True
@@ -166,7 +187,9 @@ def _assembled(base: RevocationList, steps: tuple[ListStep, ...], bundle: TrustB
     added, removed = x509.load_der_x509_crl(made.added), x509.load_der_x509_crl(made.removed)
     issuer = _issuer_of(added, bundle)
     if _key_id(added) != base.issuer_key_id or not _is_signed(made.tbs, added, issuer):
-        raise unusable(f"what it makes of number {base.number} of {base.issuer!r} is not what the issuer signed")
+        raise unusable(
+            f"what it makes of number {format_crl_number(base.number)} of {base.issuer!r} is not what the issuer signed"
+        )
     serials = base.serials
     if len(removed):
         serials -= _serials(removed)

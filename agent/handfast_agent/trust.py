@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from handfast.bundle import TrustBundle
 from handfast.crl_change import ListStep, unusable
 from handfast.errors import HandfastError, Refused
-from handfast.revocation import EMPTY, RevocationList, Revocations
+from handfast.revocation import EMPTY, RevocationList, Revocations, format_crl_number
 
 __all__ = ["BundleMark", "ListMark", "Marks", "News", "Trust"]
 
@@ -40,12 +40,14 @@ class ListMark:
         """Raises ``Refused`` with ``CRL_ROLLBACK`` or ``CRL_EQUIVOCATION``."""
         if newer.number < self.number or newer.this_update < self.this_update:
             raise Refused(
-                f"CRL number {newer.number} of {newer.issuer!r} is older than number {self.number}, which was seen before",
+                f"CRL number {format_crl_number(newer.number)} of {newer.issuer!r} is older than number "
+                f"{format_crl_number(self.number)}, which was seen before",
                 reason="CRL_ROLLBACK",
             )
         if newer.number == self.number and hashlib.sha256(newer.der).hexdigest() != self.digest:
             raise Refused(
-                f"two different CRLs of {newer.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION"
+                f"two different CRLs of {newer.issuer!r} carry number {format_crl_number(self.number)}",
+                reason="CRL_EQUIVOCATION",
             )
 
 

@@ -2,8 +2,9 @@
 
 The file is a tar: ``ledger.db``, ``audit.jsonl``, the public certificates, and ``manifest.json`` with the SHA-256 of
 each. Keys are never in it. Restoring never loses a revocation that the present ledger knows: it is refused unless the
-caller asks for both to be merged; CRL numbers then go on from the higher one, keys that were blocked stay blocked, and the
-join tokens of the backup, which may have been spent since, are gone. Quarantine after a restore (what was issued after the backup is unknown) is not part
+caller asks for both to be merged; keys that were blocked stay blocked, and the
+join tokens of the backup, which may have been spent since, are gone. CRL numbers begin a new epoch, past all that was
+ever published. Quarantine after a restore (what was issued after the backup is unknown) is not part
 of this module yet.
 """
 
@@ -24,7 +25,7 @@ from tempfile import TemporaryDirectory
 from handfast.certificates import format_serial
 from handfast.errors import Conflict, Invalid, Refused
 from handfast_ca.ledger import CertificateFilter, CertificateRecord, Ledger
-from handfast_ca.stores.forward import carry_forward
+from handfast_ca.stores.forward import carry_forward, raise_crl_epoch
 from handfast_ca.stores.sqlite import SqliteLedger
 
 __all__ = ["back_up", "restore"]
@@ -86,6 +87,7 @@ async def restore(source: Path, directory: Path, *, merge: bool, now: datetime) 
     present = directory / LEDGER
     if not present.exists():
         await asyncio.to_thread(_place, directory, members)
+        await asyncio.to_thread(raise_crl_epoch, present, now)
         return 0
     if not merge:
         raise Refused(
@@ -134,6 +136,7 @@ async def _merge(directory: Path, members: Mapping[str, bytes], now: datetime) -
             merged = await _carry_over(Path(scratch) / LEDGER, revoked, now)
             await present.close()
             await asyncio.to_thread(carry_forward, directory / LEDGER, Path(scratch) / LEDGER)
+            await asyncio.to_thread(raise_crl_epoch, Path(scratch) / LEDGER, now)
             await asyncio.to_thread(_swap, directory, Path(scratch) / LEDGER)
     finally:
         await present.close()

@@ -9,7 +9,7 @@ from datetime import timedelta
 from cryptography import x509
 
 from handfast.errors import Broken, ViolationsCollector
-from handfast.revocation import Reason, RevocationList
+from handfast.revocation import Reason, RevocationList, format_crl_number
 from handfast_ca.ledger import CertificateRecord, CrlPlan, RevokedEntry
 
 __all__ = ["Difference", "check_departures", "crl_builder", "difference", "lint_crl"]
@@ -115,4 +115,6 @@ def lint_crl(made: RevocationList, plan: CrlPlan, validity: timedelta, previous:
         and len(x509.load_der_x509_crl(made.der)) == len(made.serials) == total
     )
     if not same:
-        raise Broken(f"CRL number {plan.number} is not what was planned, and is not published", reason="LINT")
+        raise Broken(
+            f"CRL number {format_crl_number(plan.number)} is not what was planned, and is not published", reason="LINT"
+        )

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from handfast.crl_change import ListStep, outline, to_be_signed
 from handfast.errors import Broken, Exhausted, HandfastError, NotFound
-from handfast.revocation import RevocationList
+from handfast.revocation import RevocationList, format_crl_number
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.crl import Difference, check_departures, crl_builder, difference, lint_crl
 from handfast_ca.feed import Feed
@@ -169,7 +169,7 @@ class Publisher:
             made = await self._aside(previous, partial(previous.after, now=now), [step], bundle)
         except HandfastError as error:
             raise Broken(
-                f"CRL number {plan.number} does not come out of number {previous.number}: {error.message}",
+                f"CRL number {format_crl_number(plan.number)} does not come out of number {format_crl_number(previous.number)}: {error.message}",
                 reason="LINT",
             ) from error
         kept = [serial for serial in order if serial not in change.removed] if removed else order

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from handfast.certificates import format_serial, parse_serial
+from handfast.cli.crl import shown_number
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
 from handfast.revocation import Reason
@@ -20,7 +21,7 @@ COLUMNS = [
     Column("serials", "serials"),
     Column("revoked", "revoked_at"),
     Column("reason", "reason"),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row["crl_number"])),
     Column("told watchers", "watchers"),
 ]
 

@@ -24,7 +24,7 @@ from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, ver
 from handfast.clock import Clock
 from handfast.credentials import Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
-from handfast.revocation import FreshnessPolicy, Revocations
+from handfast.revocation import FreshnessPolicy, Revocations, format_crl_number
 from handfast.rpc.caller import Caller
 
 __all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
@@ -144,8 +144,8 @@ class Judge:
             return
         self._alarmed[leaf.issuer_key_id] = overdue.number
         _log.warning(
-            "revocation list %d of %s is overdue since %s; callers are refused from %s on",
-            overdue.number,
+            "revocation list %s of %s is overdue since %s; callers are refused from %s on",
+            format_crl_number(overdue.number),
             overdue.issuer,
             overdue.this_update + 2 * self._freshness.refresh,
             overdue.next_update,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from handfast.errors import Conflict, Invalid, Refused
 from handfast.revocation import Reason
 from handfast_ca.backup import back_up, restore
+from handfast_ca.ledger import CRL_EPOCH
 from handfast_ca.stores.sqlite import SqliteLedger
 from tests.ca.ledger_contract import ISSUER, NOW, issue
 
@@ -37,6 +39,7 @@ async def test_a_backup_comes_back_into_an_empty_directory(state: Path, tmp_path
     assert await restore(tmp_path / "one.tar", fresh, merge=False, now=NOW) == 0
     ledger = await SqliteLedger.open(fresh / "ledger.db", reserve=4096)
     assert (await ledger.find(1)).revoked_at is None
+    assert await ledger.mark(CRL_EPOCH) == int(NOW.timestamp())
     await ledger.close()
 
 
@@ -56,9 +59,24 @@ async def test_restoring_over_a_ledger_is_refused_or_keeps_its_revocations(state
     assert await restore(tmp_path / "one.tar", state, merge=True, now=NOW) == 1
     merged = await SqliteLedger.open(state / "ledger.db", reserve=4096)
     assert (await merged.find(1)).reason is Reason.SUPERSEDED
-    assert (await merged.plan_crl(ISSUER, now=NOW)).number == number + 1
+    assert (await merged.plan_crl(ISSUER, now=NOW)).number == (int(NOW.timestamp()) << 64) + 1 > number
     assert await merged.mark("seen") == 7
     await merged.close()
+
+
+async def test_each_restore_of_one_backup_numbers_its_lists_past_all_others(state: Path, tmp_path: Path) -> None:
+    """J9, D1: also when the state was lost, so that nobody knows what the restore before had published."""
+    await backed_up(state, tmp_path / "one.tar")
+    highest = 0
+    for days in range(3):
+        fresh = tmp_path / f"fresh {days}"
+        fresh.mkdir(mode=0o700)
+        await restore(tmp_path / "one.tar", fresh, merge=False, now=NOW + timedelta(days=days))
+        ledger = await SqliteLedger.open(fresh / "ledger.db", reserve=4096)
+        numbers = [(await ledger.plan_crl(ISSUER, now=NOW + timedelta(days=days))).number for _ in range(2)]
+        await ledger.close()
+        assert highest < numbers[0] < numbers[1]
+        highest = numbers[1]
 
 
 async def test_a_revocation_that_the_backup_never_saw_stops_the_restore(state: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from handfast.certificates import format_serial
 from handfast.errors import Conflict, Exhausted, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
+from handfast.revocation import format_crl_number
 from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Status, TokenRecord
 
 __all__ = [
@@ -174,10 +175,10 @@ def next_number(last: int, epoch: int) -> int:
 def check_turn(plan: CrlPlan, planned: int, recorded: int) -> None:
     """Nothing was recorded since the plan was made, and nobody made the plan up (threat J5)."""
     if plan.number > planned:
-        raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
+        raise Invalid(f"CRL number {format_crl_number(plan.number)} was never planned", reason="CRL_UNPLANNED")
     if plan.turn != recorded or plan.number <= recorded:
         raise Conflict(
-            f"CRL number {plan.number} was planned after number {plan.turn}, and number {recorded} was recorded since",
+            f"CRL number {format_crl_number(plan.number)} was planned after number {format_crl_number(plan.turn)}, and number {format_crl_number(recorded)} was recorded since",
             reason="CRL_OUT_OF_TURN",
         )
 
