@@ -45,6 +45,8 @@ class PeerAuthority(AuthorityServicer):
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
         self.announced: tuple[tuple[bytes, int], ...] = ()
+        self.change: trust_pb2.CrlChange | None = None
+        self.asked_whole = 0
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
@@ -73,6 +75,7 @@ class PeerAuthority(AuthorityServicer):
             raise
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
+        self.asked_whole += not request.HasField("crl_reader")
         return self._trust()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
@@ -83,7 +86,7 @@ class PeerAuthority(AuthorityServicer):
         try:
             while True:
                 news.clear()
-                yield self._trust()
+                yield self._trust() if self.change is None else trust_pb2.TrustUpdate(crl_changes=[self.change])
                 await news.wait()
                 if self._hang_ups != hung_up:
                     return
