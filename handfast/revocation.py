@@ -26,6 +26,7 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID, SignatureA
 from handfast.bundle import TrustBundle
 from handfast.crl_change import ListStep, assemble, unusable
 from handfast.errors import HandfastError, Invalid, Refused
+from handfast.lifetime import Validity
 
 __all__ = [
     "EMPTY",
@@ -51,6 +52,10 @@ _PEM_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re
 _PEM_COLUMNS = 64
 CLOCK_SKEW = timedelta(seconds=5)
 """How far a list's thisUpdate may lie ahead of our clock."""
+
+
+REFRESHES = 4
+"""How often a list is made anew in the life of one, at least."""
 
 
 class Reason(StrEnum):
@@ -294,12 +299,40 @@ class Freshness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FreshnessPolicy:
-    """``refresh``: how often a new list is expected. STALE starts at twice of it, and is served with an alarm.
+    """``refresh``: how often a new list is expected, at least four times in the life of one. STALE starts at twice of it, and is
+    served with an alarm.
 
-    There is no setting that accepts a peer without any list, or without bound.
+    A list past its nextUpdate refuses: that is *strict*, the default. :meth:`bounded` is the only other way, and has to be asked
+    for. There is no setting that accepts a peer without any list, or without bound. Raises ``Invalid``
+    (``INVALID_FRESHNESS``) for durations that are not positive.
     """
 
     refresh: timedelta = timedelta(hours=1)
+    max_stale: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("refresh", self.refresh), ("max_stale", self.max_stale)):
+            if value is not None and value <= timedelta():
+                raise Invalid(f"{name} {value} is not more than nothing", reason="INVALID_FRESHNESS")
+
+    @classmethod
+    def bounded(cls, max_stale: timedelta, *, refresh: timedelta = timedelta(hours=1)) -> FreshnessPolicy:
+        """Goes on past nextUpdate until the list is ``max_stale`` old, alarming, and never for longer than the peer's
+        certificate lives. What was revoked after the list was made is then accepted for as long.
+
+        Never for the CA, its operators and calls of its services: those stay strict (:func:`handfast.access.judge`).
+        """
+        return cls(refresh, max_stale)
+
+    @property
+    def strict(self) -> FreshnessPolicy:
+        return replace(self, max_stale=None)
+
+    def accepted_until(self, this_update: datetime, peer: Validity) -> datetime | None:
+        """When the grace past nextUpdate ends for this peer; None when there is none."""
+        if self.max_stale is None:
+            return None
+        return min(peer.not_after, this_update + min(self.max_stale, peer.duration))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +355,8 @@ class Revocations:
             return Freshness.UNKNOWN
         if now >= known.next_update:
             return Freshness.EXPIRED
-        return Freshness.STALE if now - known.this_update > 2 * policy.refresh else Freshness.FRESH
+        refresh = min(policy.refresh, (known.next_update - known.this_update) / REFRESHES)
+        return Freshness.STALE if now - known.this_update > 2 * refresh else Freshness.FRESH
 
     def with_list(self, newer: RevocationList) -> Revocations:
         """With ``newer`` in place of the older list of its issuer; raises as :meth:`RevocationList.check_successor`.

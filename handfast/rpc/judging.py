@@ -10,7 +10,6 @@ Steps 1 and 2 cost once for each leaf and bundle, 3 and 4 on every call.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +17,18 @@ from datetime import datetime
 from threading import Lock
 from typing import Protocol
 
-from handfast.access import STALE, AccessPolicy, Verdict, judge
+from handfast.access import AccessPolicy, Verdict, judge
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, verify_leaf
 from handfast.clock import Clock
 from handfast.credentials import Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
-from handfast.revocation import FreshnessPolicy, Revocations, format_crl_number
+from handfast.revocation import FreshnessPolicy
 from handfast.rpc.caller import Caller
+from handfast.rpc.overdue import OverdueAlarm
 
 __all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
 
-_log = logging.getLogger(__name__)
 AuthContext = Mapping[str, Sequence[bytes]]
 CACHED_PEERS = 4096
 _Known = tuple[Leaf, bytes, TrustBundle]
@@ -63,7 +62,7 @@ class Judge:
         self._freshness = freshness
         self._open_methods = open_methods
         self._peers = _Peers()
-        self._alarmed: dict[bytes, int] = {}
+        self._alarm = OverdueAlarm(freshness)
 
     def admit(self, auth_context: Callable[[], AuthContext], method: str) -> Caller | None:
         """The proven caller, or None on an open method without a certificate. Raises ``Unauthenticated`` or ``Forbidden``."""
@@ -107,8 +106,8 @@ class Judge:
         )
         if not verdict.allowed:
             raise refusal(verdict)
-        if verdict is STALE:
-            self._alarm(leaf, snapshot.revocations)
+        if verdict.reason != "OK":
+            self._alarm.raise_for(leaf, snapshot.revocations, verdict)
         if now.timestamp() > snapshot.leaf.expires_at:
             raise Unavailable(
                 f"this server's own certificate expired at {snapshot.leaf.validity.not_after:%Y-%m-%dT%H:%M:%SZ}",
@@ -136,20 +135,6 @@ class Judge:
         if not self._policy.permits(leaf.spiffe_id, method):
             return Forbidden(f"{leaf.spiffe_id} may no longer call {method}", reason="NOT_ALLOWED")
         return None
-
-    def _alarm(self, leaf: Leaf, revocations: Revocations) -> None:
-        """Says once for each list that it is overdue."""
-        overdue = revocations.lists[leaf.issuer_key_id]
-        if self._alarmed.get(leaf.issuer_key_id) == overdue.number:
-            return
-        self._alarmed[leaf.issuer_key_id] = overdue.number
-        _log.warning(
-            "revocation list %s of %s is overdue since %s; callers are refused from %s on",
-            format_crl_number(overdue.number),
-            overdue.issuer,
-            overdue.this_update + 2 * self._freshness.refresh,
-            overdue.next_update,
-        )
 
     def now(self) -> float:
         return self._clock.now().timestamp()
