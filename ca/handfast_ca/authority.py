@@ -37,7 +37,7 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
-from handfast_ca.profile import Profile
+from handfast_ca.profile import DEFAULT_PROFILE, Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
@@ -56,7 +56,6 @@ Facts = dict[str, AuditValue]
 ATTEMPTS = 4
 """An entry that changed under our hands, or a serial that exists already, costs another round: at most so many."""
 MAX_CACHED_ENTRIES = 10_000
-DEFAULT_PROFILE = Profile()
 
 
 @dataclass(frozen=True, slots=True)
