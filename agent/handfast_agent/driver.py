@@ -48,6 +48,11 @@ class Record:
     unwritten: str = ""
     alarms: dict[str, int] | None = None
 
+    def count(self, reason: str) -> None:
+        if self.alarms is None:
+            self.alarms = {}
+        self.alarms[reason] = self.alarms.get(reason, 0) + 1
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -314,8 +319,7 @@ class Driver:
         _log.error("refused: %s (%s)", error.message, error.reason)
 
     def _count(self, reason: str) -> None:
-        assert self.record.alarms is not None
-        self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
+        self.record.count(reason)
 
     def _not_after(self) -> str:
         return self.plan.validity.not_after.isoformat() if self.plan.validity else "no time"

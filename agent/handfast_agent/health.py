@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from handfast.revocation import Freshness
 from handfast_agent.condition import Condition
 
 __all__ = ["serve_health"]
@@ -59,7 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_readiness(self, now: Condition) -> None:
         checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in now.checks]
-        body = json.dumps({"ready": now.ready, "state": str(now.state), "checks": checks}).encode() + b"\n"
+        body = (
+            json.dumps(
+                {"ready": now.ready, "state": str(now.state), "freshness": str(now.freshness), "checks": checks}
+            ).encode()
+            + b"\n"
+        )
         self._send(200 if now.ready else 503, "application/json", body)
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:
@@ -99,6 +105,12 @@ class _Metrics:
         }
         for name, value in gauges.items():
             yield GaugeMetricFamily(f"handfast_agent_{name}", name.replace("_", " "), value=value or 0.0)
+        freshness = GaugeMetricFamily(
+            "handfast_agent_freshness", "1 for the state that the revocation list is in", labels=["state"]
+        )
+        for state in Freshness:
+            freshness.add_metric([str(state)], float(state is now.freshness))
+        yield freshness
         failures = CounterMetricFamily("handfast_agent_failures", "failed attempts and refused news", labels=["reason"])
         for reason, count in self._failures().items():
             failures.add_metric([reason], count)

@@ -17,6 +17,7 @@ from handfast_agent.condition import Condition, condition
 from handfast_agent.config import Config
 from handfast_agent.delivery import serve_socket
 from handfast_agent.driver import Driver
+from handfast_agent.freshness import FreshnessAlarm
 from handfast_agent.hooks import run_hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
@@ -92,6 +93,7 @@ async def run(config: Config) -> None:
             asyncio.create_task(forever(agent.driver.tick)),
             asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)),
             asyncio.create_task(forever(agent.poll)),
+            asyncio.create_task(forever(FreshnessAlarm(agent.look, agent.driver.record).step)),
         ]
         for number, act in ((signal.SIGHUP, agent.driver.tick), (signal.SIGUSR1, agent.driver.renew_now)):
             loop.add_signal_handler(number, lambda act=act: tasks.append(loop.create_task(_at_once(act))))  # type: ignore[misc]
