@@ -355,8 +355,10 @@ class Revocations:
             return Freshness.UNKNOWN
         if now >= known.next_update:
             return Freshness.EXPIRED
-        refresh = min(policy.refresh, (known.next_update - known.this_update) / REFRESHES)
-        return Freshness.STALE if now - known.this_update > 2 * refresh else Freshness.FRESH
+        age = now - known.this_update
+        # Twice the refresh interval, which is a quarter of the list's life at most: then half of that life is over.
+        overdue = age > 2 * policy.refresh or age > known.next_update - now
+        return Freshness.STALE if overdue else Freshness.FRESH
 
     def with_list(self, newer: RevocationList) -> Revocations:
         """With ``newer`` in place of the older list of its issuer; raises as :meth:`RevocationList.check_successor`.

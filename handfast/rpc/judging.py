@@ -23,9 +23,9 @@ from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, ver
 from handfast.clock import Clock
 from handfast.credentials import Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
+from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc.caller import Caller
-from handfast.rpc.overdue import OverdueAlarm
 
 __all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
 

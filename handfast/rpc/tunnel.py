@@ -29,8 +29,8 @@ from handfast.clock import Clock
 from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
+from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
-from handfast.rpc.overdue import OverdueAlarm
 from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
 from handfast.rpc.refusals import Refusals
 

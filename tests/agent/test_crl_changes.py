@@ -92,6 +92,26 @@ async def test_a_change_makes_the_new_list_which_is_written_and_remembered(agent
     assert agent.driver.trust.marks.lists[change[0]].number == known(agent, peer).number
 
 
+async def test_a_long_list_is_taken_beside_the_event_loop_and_nothing_that_comes_meanwhile_is_lost(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """H6: news that come at once are taken one after the other."""
+    peer.authority.revoke_all(range(1 << 100, (1 << 100) + 3_000))
+    assert await agent.driver.hear(News(crls=(peer.authority.crl,)))
+    changes = [revoke(peer, serial) for serial in (1, 2, 3)]
+    news = [
+        News(changes=((issuer, (step,)),), announced=((issuer, 90 + at),)) for at, (issuer, step) in enumerate(changes)
+    ]
+    assert agent.driver.trust.is_long(news[0])
+    assert await asyncio.gather(*map(agent.driver.hear, news)) == [True, True, True]
+    assert known(agent, peer).der == peer.authority.crl
+    assert all(agent.driver.trust.revoked(key_id(peer), serial) for serial in (1, 2, 3, 90, 91, 92, 1 << 100))
+    linked = {path.stat().st_nlink for path in (agent.config.directory / "..data").resolve().glob("crl.pem")}
+    await agent.driver.hear(News(announced=((key_id(peer), 99),)))
+    linked |= {path.stat().st_nlink for path in (agent.config.directory / "..data").resolve().glob("crl.pem")}
+    assert max(linked) > 1
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

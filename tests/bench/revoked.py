@@ -16,10 +16,10 @@ from handfast_ca.stores.sqlite import SqliteLedger
 __all__ = ["fill"]
 
 
-async def fill(path: Path, issuer_key_id: bytes, revoked: int) -> None:
-    """So many certificates of one issuer, revoked now, unexpired for a day."""
+async def fill(path: Path, issuer_key_id: bytes, revoked: int, at: datetime | None = None) -> None:
+    """So many certificates of one issuer, revoked now or ``at`` another time, unexpired for a day."""
     await (await SqliteLedger.open(path)).close()
-    now = int(datetime.now(UTC).timestamp())
+    now = int((at or datetime.now(UTC)).timestamp())
     until = now + int(timedelta(days=1).total_seconds())
     rows = [
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,29 @@ async def test_a_backup_is_a_ledger_and_overwrites_nothing(ledger: SqliteLedger,
     restored = await SqliteLedger.open(copy, reserve=SMALL)
     assert await restored.find(1) == await ledger.find(1)
     await restored.close()
+
+
+async def test_a_ledger_of_the_version_before_is_taken_over(path: Path) -> None:
+    """D4: what it had on its list stays on it, what it had carried past expiry stays away."""
+    first = await SqliteLedger.open(path, reserve=SMALL)
+    for serial in (1, 2):
+        await issue(first, serial, not_after=NOW + timedelta(hours=serial))
+        await first.revoke_serial(serial, Reason.UNSPECIFIED, now=NOW)
+    later = NOW + timedelta(minutes=90)
+    for moment in (NOW, later):
+        plan = await first.plan_crl(ISSUER, now=moment)
+        await first.record_crl(plan, b"list", moment)
+    await first.close()
+    with closing(sqlite3.connect(path)) as old:
+        for index in ("ending", "unlisted", "carried"):
+            old.execute(f"DROP INDEX certificates_{index}")
+        old.execute("ALTER TABLE certificates DROP COLUMN listed_by")
+        old.execute("PRAGMA user_version=1")
+        old.commit()
+    second = await SqliteLedger.open(path, reserve=SMALL)
+    plan = await second.plan_crl(ISSUER, now=later + timedelta(seconds=1))
+    assert ([entry.serial for entry in plan.entries], plan.unlisted) == ([2], (2,))
+    await second.record_crl(plan, b"next", later)
+    after = await second.plan_crl(ISSUER, now=later + timedelta(seconds=2), base=plan.number)
+    assert (after.entries, after.removed, after.total) == ((), (), 1)
+    await second.close()

@@ -26,6 +26,7 @@ from handfast_ca.issuer import LocalIssuer, signature_over
 from handfast_ca.ledger import CRL_EPOCH, CrlPlan, RevokedEntry
 from handfast_ca.stores.memory import MemoryLedger
 from handfast_ca.stores.sqlite import SqliteLedger
+from tests.bench.revoked import fill
 from tests.ca.core import DB, NOW, TRUST_DOMAIN, URLS, WEB
 from tests.ca.test_authority import CEREMONY, Bench
 
@@ -132,6 +133,25 @@ async def test_a_row_that_sql_deleted_stops_the_publisher_and_the_old_list_stays
     assert bench.crl().serials == serials
     await bench.again().start()
     assert bench.crl().serials == serials
+    await ledger.close()
+
+
+async def test_one_more_entry_on_a_long_list_is_told_in_a_few_octets(tmp_path: Path) -> None:
+    """H6: and the list is the whole truth all the same, whatever is worked at beside the event loop."""
+    tmp_path.chmod(0o700)
+    await fill(tmp_path / "ledger.db", KEY_ID, 3_000, NOW)
+    ledger = await SqliteLedger.open(tmp_path / "ledger.db", reserve=4096)
+    bench = Bench()
+    bench.ledger = ledger  # type: ignore[assignment]
+    bench.again()
+    await started(bench)
+    serial, before = await revoked(bench), bench.crl()
+    assert len(before.serials) == 3_001
+    following = await revoked(bench)
+    (step,) = bench.crl().steps
+    assert len(step.outline) < 600 < len(bench.crl().der) // 100
+    read = RevocationList.verify(bench.crl().der, CEREMONY.bundle, now=bench.clock.now())
+    assert read.serials == bench.crl().serials == before.serials | {serial, following}
     await ledger.close()
 
 
