@@ -309,8 +309,10 @@ class FreshnessPolicy:
 
     refresh: timedelta = timedelta(hours=1)
     max_stale: timedelta | None = None
+    stale_after: timedelta = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stale_after", 2 * self.refresh)
         for name, value in (("refresh", self.refresh), ("max_stale", self.max_stale)):
             if value is not None and value <= timedelta():
                 raise Invalid(f"{name} {value} is not more than nothing", reason="INVALID_FRESHNESS")
@@ -357,7 +359,7 @@ class Revocations:
             return Freshness.EXPIRED
         age = now - known.this_update
         # Twice the refresh interval, which is a quarter of the list's life at most: then half of that life is over.
-        overdue = age > 2 * policy.refresh or age > known.next_update - now
+        overdue = age > policy.stale_after or age > known.next_update - now
         return Freshness.STALE if overdue else Freshness.FRESH
 
     def with_list(self, newer: RevocationList) -> Revocations:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -99,6 +100,8 @@ class Driver:
         self._ticking = asyncio.Lock()
         self._publishing = asyncio.Lock()
         self._hearing = asyncio.Lock()
+        # One thread reads lists, and not whichever is idle: each that did would keep the memory that a list takes to read.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lists")
 
     async def start(self) -> None:
         """Reads what a former run left, and serves it when it is still good; the CA need not be there."""
@@ -166,7 +169,8 @@ class Driver:
         """Inside :attr:`_hearing`, so that nothing that came meanwhile is lost. Long lists are read beside the event loop."""
         now = self._clock.now()
         if self.trust.is_long(news):
-            trust, alarms = await asyncio.to_thread(self.trust.accept, news, now)
+            loop = asyncio.get_running_loop()
+            trust, alarms = await loop.run_in_executor(self._reader, self.trust.accept, news, now)
         else:
             trust, alarms = self.trust.accept(news, now)
         for alarm in alarms:
