@@ -9,10 +9,11 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-find-links --no-annotate --no-header --no-emit-package handfast --no-emit-package handfast-ca \
 	--no-emit-package handfast-agent $(LOCK)
 # What `make coverage` holds to 95 % of branches: all that decides. Edges are held by tests with real parts.
-CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle revocation lifetime access credentials) \
+CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle crl_change crl_history revocation lifetime access overdue \
+		credentials) \
 	$(addprefix ca/handfast_ca/,registration enrolment profile admission template lint issuer ledger urls quotas access crl status \
 		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker authority refusals limits alarm) \
-	$(addprefix agent/handfast_agent/,lifecycle plan backoff trust acceptance driver condition)
+	$(addprefix agent/handfast_agent/,lifecycle plan backoff trust acceptance driver condition freshness)
 
 comma := ,
 space := $(subst ,, )
