@@ -29,9 +29,12 @@ __all__ = [
     "all_of",
     "allow",
     "any_of",
+    "good_until",
     "in_trust_domain",
     "judge",
     "judge_credentials",
+    "methods_for",
+    "not_allowed",
 ]
 
 
@@ -132,6 +135,29 @@ class UnsafeAnyIdentity:
         return True
 
 
+def methods_for(policy: AccessPolicy, caller: SpiffeId) -> tuple[str, ...]:
+    """Patterns of the methods that ``caller`` may call at most; ``("*",)`` for all, empty for none.
+
+    For people who ask how far something reaches. Of :class:`AllOf` it names one bound that holds, not the narrowest.
+
+    >>> methods_for(
+    ...     allow("spiffe://prod.example/web", methods=["/shop.v1.Orders/*"]),
+    ...     SpiffeId.parse("spiffe://prod.example/web"),
+    ... )
+    ('/shop.v1.Orders/*',)
+    """
+    if isinstance(policy, Allow):
+        fits = any(_identity_pattern(identity).fullmatch(str(caller)) for identity in policy.identities)
+        return (policy.methods or ("*",)) if fits else ()
+    if isinstance(policy, AnyOf):
+        found = dict.fromkeys(method for one in policy.policies for method in methods_for(one, caller))
+        return ("*",) if "*" in found else tuple(found)
+    if isinstance(policy, AllOf):
+        bounds = [methods_for(one, caller) for one in policy.policies]
+        return min(bounds, key=lambda bound: len(bound) if bound != ("*",) else 1 << 30)
+    return ("*",) if policy.permits(caller, "*") else ()
+
+
 def _refuse_empty(name: str, policies: Sequence[AccessPolicy]) -> None:
     if not policies:
         raise Invalid(f"{name}() holds no policy", reason="EMPTY_POLICY", hint="an empty policy is invalid, not open")
@@ -207,6 +233,15 @@ def _judge_expired(peer: Leaf, revocations: Revocations, now: datetime, freshnes
     return _unauthenticated("STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate")
 
 
+def good_until(peer: Leaf, revocations: Revocations, freshness: FreshnessPolicy) -> datetime:
+    """Until when ``OK`` from :func:`judge_credentials` stays so, on these revocations and from notBefore on: before this
+    moment it is never another verdict. Said of a peer whose issuer has a list; ``KeyError`` of any other.
+    """
+    known = revocations.lists[peer.issuer_key_id]
+    half = known.this_update + (known.next_update - known.this_update) / 2
+    return min(peer.validity.not_after, half, known.this_update + freshness.stale_after)
+
+
 def judge(
     peer: Leaf,
     method: str,
@@ -228,8 +263,13 @@ def judge(
     if peer.spiffe_id.trust_domain != trust_domain:
         return _unauthenticated("FOREIGN_TRUST_DOMAIN", f"{peer.spiffe_id} is not of trust domain {trust_domain}")
     if not policy.permits(peer.spiffe_id, method):
-        return Verdict(False, "NOT_ALLOWED", f"{peer.spiffe_id} may not call {method}")
+        return not_allowed(peer.spiffe_id, method)
     return verdict
+
+
+def not_allowed(caller: SpiffeId, method: str) -> Verdict:
+    """A good proof without permission."""
+    return Verdict(False, "NOT_ALLOWED", f"{caller} may not call {method}")
 
 
 def _unauthenticated(reason: str, message: str) -> Verdict:

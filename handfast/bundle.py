@@ -32,15 +32,7 @@ class TrustBundle:
     _by_key_id: dict[bytes, x509.Certificate] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_key_id: dict[bytes, x509.Certificate] = {}
-        for certificate in (*self.roots, *self.issuers):
-            key_id = subject_key_id(certificate)
-            if key_id is None:
-                raise Invalid(
-                    f"CA certificate {certificate.subject.rfc4514_string()!r} has no subject key identifier",
-                    reason="BUNDLE_MALFORMED",
-                )
-            by_key_id[key_id] = certificate
+        by_key_id = {_key_id(certificate): certificate for certificate in (*self.roots, *self.issuers)}
         object.__setattr__(self, "_by_key_id", by_key_id)
 
     @classmethod
@@ -49,7 +41,7 @@ class TrustBundle:
         roots: list[x509.Certificate] = []
         issuers: list[x509.Certificate] = []
         for certificate in load_certificates(pem) if pem.strip() else ():
-            (roots if certificate.issuer == certificate.subject else issuers).append(certificate)
+            (roots if _is_root(certificate) else issuers).append(certificate)
         return cls(trust_domain, tuple(roots), tuple(issuers), sequence)
 
     @property
@@ -97,3 +89,25 @@ class TrustBundle:
 
 def _ders(certificates: Iterable[x509.Certificate]) -> frozenset[bytes]:
     return frozenset(c.public_bytes(serialization.Encoding.DER) for c in certificates)
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.issuer == certificate.subject
+    except ValueError as error:
+        raise _malformed(error) from error
+
+
+def _key_id(certificate: x509.Certificate) -> bytes:
+    """The library reads a certificate piece by piece, and finds what is wrong with a piece when somebody asks for it."""
+    try:
+        key_id = subject_key_id(certificate)
+    except Exception as error:
+        raise _malformed(error) from error
+    if key_id is None:
+        raise Invalid("a CA certificate of the bundle has no subject key identifier", reason="BUNDLE_MALFORMED")
+    return key_id
+
+
+def _malformed(error: Exception) -> Invalid:
+    return Invalid(f"a CA certificate of the bundle cannot be read: {type(error).__name__}", reason="BUNDLE_MALFORMED")

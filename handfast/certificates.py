@@ -234,7 +234,7 @@ def load_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """All certificates of a PEM text, in order; at least one. Raises ``Invalid``."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         raise Invalid("there is no readable PEM certificate", reason="CERTIFICATE_MALFORMED") from error
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cryptography import x509
 
+from handfast.access import AccessPolicy
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, pem_chain, verify_leaf
 from handfast.errors import Refused
@@ -19,7 +20,7 @@ from handfast.identity import SpiffeId
 from handfast.keys import PrivateKey, dump_private_key_pem, matches
 from handfast.revocation import EMPTY, RevocationList, Revocations
 
-__all__ = ["Credentials", "Source", "Subscriber"]
+__all__ = ["Credentials", "PolicyReporter", "Source", "Subscriber"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class Credentials:
 
 
 Subscriber = Callable[[Credentials | None], None]
+
+
+@runtime_checkable
+class PolicyReporter(Protocol):
+    """A source that tells operators what is enforced with its credentials. ``report_policy`` returns at once, and raises
+    nothing: who cannot be told now is told with the next snapshot.
+    """
+
+    def report_policy(self, policy: AccessPolicy) -> None: ...
 
 
 class Source(Protocol):

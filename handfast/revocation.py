@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 _KNOWN_LIST_EXTENSIONS = frozenset({ExtensionOID.CRL_NUMBER, ExtensionOID.AUTHORITY_KEY_IDENTIFIER})
+_PARTIAL_LISTS = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
+"""They must be critical (RFC 5280, 5.2.4 and 5.2.5), and say that this is not the whole list even when they are not."""
 _KNOWN_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
 _PKCS1 = frozenset(
     {
@@ -92,7 +94,7 @@ def split_pem(pem: bytes) -> tuple[bytes, ...]:
         raise Invalid("there is no PEM block of a CRL", reason="CRL_MALFORMED")
     try:
         return tuple(x509.load_pem_x509_crl(block).public_bytes(serialization.Encoding.DER) for block in blocks)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         raise Invalid(f"the CRLs cannot be read: {error}", reason="CRL_MALFORMED") from error
 
 
@@ -229,9 +231,10 @@ def _is_signed(tbs: bytes, crl: x509.CertificateRevocationList, issuer: x509.Cer
 def _issuer_of(crl: x509.CertificateRevocationList, bundle: TrustBundle) -> x509.Certificate:
     """The CA of the bundle that the list says it is of, and that may sign it."""
     for extension in crl.extensions:
-        if extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS:
+        unknown = extension.critical and extension.oid not in _KNOWN_LIST_EXTENSIONS
+        if unknown or extension.oid in _PARTIAL_LISTS:
             raise Refused(
-                f"the CRL has an unknown critical extension {extension.oid.dotted_string}",
+                f"the CRL has an extension {extension.oid.dotted_string} that limits it or is critical and unknown",
                 reason="CRL_UNKNOWN_CRITICAL",
             )
     key_id = _key_id(crl)

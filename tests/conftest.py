@@ -11,6 +11,7 @@ from hypothesis import settings
 
 # No example is judged by the clock; CI draws the same examples each time, so that a red run is red again.
 settings.register_profile("handfast", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile("handfast")
 
 for name in [name for name in os.environ if name.startswith("HANDFAST_")]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -13,7 +13,7 @@ from handfast.credentials import Credentials
 from handfast.errors import Broken, HandfastError, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId
 from handfast.keys import PrivateKey
-from handfast.lifetime import RenewalWindow
+from handfast.lifetime import RenewalWindow, format_duration
 from handfast_agent.trust import News, Trust
 
 __all__ = ["Answer", "Wanted", "checked"]
@@ -21,12 +21,16 @@ __all__ = ["Answer", "Wanted", "checked"]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Who the workload is meant to be, and what its certificate must carry."""
+    """Who the workload is meant to be, and what its certificate must carry.
+
+    ``max_lifetime``: no certificate that lives longer is taken; None leaves that to the CA.
+    """
 
     spiffe_id: SpiffeId
     dns_names: tuple[str, ...] = ()
     ip_addresses: tuple[IPAddress, ...] = ()
     usages: frozenset[Usage] = frozenset(Usage)
+    max_lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,5 +75,21 @@ def checked(
         found.add("ip_addresses", "ANSWER_MISMATCH", f"the certificate lacks the address {address}")
     for usage in sorted(wanted.usages - leaf.usages):
         found.add("usages", "ANSWER_MISMATCH", f"the certificate is not for use as a TLS {usage}")
+    _check_lifetime(wanted, credentials, found)
     found.raise_if_any("what the CA answered is not what was asked for", kind=Broken)
     return credentials
+
+
+def _check_lifetime(wanted: Wanted, credentials: Credentials, found: ViolationsCollector) -> None:
+    """A leaf that outlives its issuer would be no leaf of anybody before its end."""
+    validity = credentials.leaf.validity
+    for issuer in credentials.chain[1:2]:
+        if validity.not_after > issuer.not_valid_after_utc:
+            ends = issuer.not_valid_after_utc.isoformat()
+            found.add("not_after", "ANSWER_MISMATCH", f"the certificate outlives its issuer, which ends at {ends}")
+    if wanted.max_lifetime is not None and validity.duration > wanted.max_lifetime:
+        found.add(
+            "not_after",
+            "ANSWER_MISMATCH",
+            f"validity {format_duration(validity.duration)} exceeds max_lifetime {format_duration(wanted.max_lifetime)}",
+        )

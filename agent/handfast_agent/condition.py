@@ -38,6 +38,7 @@ class Condition:
     freshness: Freshness
     outage_budget_seconds: float
     connected: bool
+    staple_until: datetime | None
     checks: tuple[Check, ...]
 
     @property
@@ -68,6 +69,7 @@ def condition(driver: Driver, now: datetime) -> Condition:
         freshness=freshness,
         outage_budget_seconds=max((min(ends) - now).total_seconds(), 0.0) if serving and ends else 0.0,
         connected=driver.record.connected,
+        staple_until=driver.stapled.until if driver.stapled else None,
         checks=(
             Check("certificate", serving, str(plan.state)),
             Check(

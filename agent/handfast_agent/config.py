@@ -13,6 +13,8 @@ import yaml
 from handfast.certificates import Usage, parse_fingerprint
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
+from handfast.lifetime import parse_duration
+from handfast.rpc.folder import LONGEST_ADDRESS
 from handfast_agent.acceptance import Wanted
 from handfast_agent.storage import Ownership
 
@@ -67,14 +69,17 @@ class Config:
     health: tuple[str, int] | None = None
     ownership: Ownership = field(default_factory=Ownership)
     hooks: tuple[HookConfig, ...] = ()
+    stapling: bool = True
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Reads the file. Raises ``Invalid`` with every mistake."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(f"configuration {path} cannot be read: {error}", reason="INVALID_CONFIG") from error
+    except OSError as error:
+        raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"the configuration {path} is not UTF-8", reason="INVALID_CONFIG") from error
     return parse(text, environment, base=path.parent.absolute())
 
 
@@ -83,7 +88,8 @@ def parse(text: str, environment: Mapping[str, str] = os.environ, *, base: Path 
     found = ViolationsCollector()
     try:
         document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader that also refuses duplicates
-    except yaml.YAMLError as error:
+    except Exception as error:
+        # Dates that do not exist and brackets in thousands come as whatever Python calls them.
         raise Invalid(
             f"the configuration is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG"
         ) from error
@@ -104,7 +110,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _first_line(error: yaml.YAMLError) -> str:
+def _first_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" (line {mark.line + 1})" if mark is not None else ""
     return f"{getattr(error, 'problem', None) or 'syntax error'}{where}"
@@ -120,6 +126,7 @@ class _Reader:
     def config(self, document: object) -> Config:
         top = self._mapping("", document, required={"ca", "trust_domain", "trust", "identity", "directory"}, optional={
             "join_token", "socket", "state", "health", "hooks", "dns_names", "ip_addresses", "usages", "files",
+            "max_lifetime", "stapling",
         })  # fmt: skip
         domain = self._value("trust_domain", top.get("trust_domain"), TrustDomain) or TrustDomain("invalid")
         identity = self._value("identity", top.get("identity"), SpiffeId.parse) or SpiffeId(domain, "/invalid")
@@ -131,17 +138,23 @@ class _Reader:
             ca=self._ca(top.get("ca")),
             trust_domain=domain,
             pin=self._pin(top.get("trust")),
-            wanted=Wanted(identity, *self._names(top), self._usages(top.get("usages"))),
+            wanted=Wanted(
+                identity,
+                *self._names(top),
+                self._usages(top.get("usages")),
+                self._value("max_lifetime", top.get("max_lifetime"), parse_duration),
+            ),
             directory=directory,
-            state=self._path("state", top.get("state")) or directory.with_name(directory.name + ".state"),
+            state=self._path("state", top.get("state")) or directory.parent / f"{directory.name}.state",
             token_file=token_file,
             token_stdin=token_stdin,
-            socket=self._path("socket", top.get("socket")),
+            socket=self._socket(top.get("socket")),
             health=self._listen(top.get("health")),
             ownership=self._ownership(top.get("files")),
             hooks=tuple(
                 self._hook(f"hooks[{i}]", hook) for i, hook in enumerate(self._list("hooks", top.get("hooks")))
             ),
+            stapling=self._switch("stapling", top.get("stapling", True)),
         )
 
     def _ca(self, value: object) -> CaAddress:
@@ -218,11 +231,17 @@ class _Reader:
             tuple(command), self._path(f"{where}.pid_file", hook.get("pid_file")), str(signal), float(timeout)
         )
 
+    def _switch(self, where: str, value: object) -> bool:
+        """YAML reads ``on`` and ``off`` as true and false."""
+        if not isinstance(value, bool):
+            self._found.add(where, "INVALID_CONFIG", f"{where} is {value!r}, neither on nor off")
+        return value is True
+
     def _listen(self, value: object) -> tuple[str, int] | None:
         if value is None:
             return None
         host, _, port = str(value).rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
+        if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
             self._found.add("health", "INVALID_CONFIG", f"{value!r} is not host:port")
             return None
         return host, int(port)
@@ -264,8 +283,19 @@ class _Reader:
         return self._value(where, value, str) or ""
 
     def _path(self, where: str, value: object) -> Path | None:
-        text = self._value(where, value, str)
+        text = self._value(where, value, str) or ""
+        if "\0" in text:
+            self._found.add(where, "INVALID_CONFIG", f"{text!a} is no path")
+            return None
         return self._base / text if text else None
+
+    def _socket(self, value: object) -> Path | None:
+        path = self._path("socket", value)
+        if path is not None and (length := len(os.fsencode(path))) > LONGEST_ADDRESS:
+            says = f"the path of a socket is at most {LONGEST_ADDRESS} bytes long, {path} is {length}"
+            self._found.add("socket", "INVALID_CONFIG", says)
+            return None
+        return path
 
     def _list(self, where: str, value: object) -> list[Any]:
         if value is None:

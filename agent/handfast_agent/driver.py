@@ -14,19 +14,22 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from handfast.certificates import Leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials
 from handfast.csr import build_csr
 from handfast.errors import Broken, HandfastError, Unavailable
 from handfast.keys import PrivateKey, generate
+from handfast.ocsp import OcspAnswer
 from handfast.sources.static import StaticSource
 from handfast_agent.acceptance import Answer, Wanted, checked
 from handfast_agent.lifecycle import Event, State
 from handfast_agent.memory import Memory, Outputs, Remembered
-from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, moment_to_renew, next_step
+from handfast_agent.order import Order
+from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, hurried, moment_to_renew, next_step
 from handfast_agent.proofs.join_token import JoinToken, token_digest
 from handfast_agent.trust import News, Trust
 from handfast_agent.upstream import Upstream
@@ -47,11 +50,9 @@ class Record:
     last_reason: str = ""
     connected: bool = False
     unwritten: str = ""
-    alarms: dict[str, int] | None = None
+    alarms: dict[str, int] = field(default_factory=dict)
 
     def count(self, reason: str) -> None:
-        if self.alarms is None:
-            self.alarms = {}
         self.alarms[reason] = self.alarms.get(reason, 0) + 1
 
 
@@ -59,7 +60,7 @@ class Record:
 class _Request:
     """A request that may have reached the CA: repeated as it is until there is an answer."""
 
-    credential: bytes
+    credential: bytes = field(repr=False)  # a join token is one
     key: PrivateKey
     csr: bytes
 
@@ -83,10 +84,12 @@ class Driver:
         self.wanted = wanted
         self.plan = Plan()
         self.trust = Trust()
-        self.record = Record(alarms={})
+        self.record = Record()
         self.generation = 0
         self.last_error: HandfastError | None = None
         self.present: Credentials | None = None
+        self.stapled: OcspAnswer | None = None
+        self.on_hurry: Callable[[], None] = lambda: None
         self._upstream = upstream
         self._outputs = outputs
         self._memory = memory
@@ -139,19 +142,25 @@ class Driver:
                         _log.error("the certificate expired at %s: withdrawn", self._not_after())
                         await self._move(Event.EXPIRED)
                     case Restore():
-                        _log.warning("the clock says that the certificate is valid again: restored")
-                        await self._move(Event.RESTORED)
+                        await self._restore()
                     case Enrol():
                         assert token is not None
                         await self._enrol(token)
                     case Renew():
                         await self._renew()
 
-    async def renew_now(self) -> None:
-        """Makes the present certificate due, whatever its age, and does what is due. Nothing else than SERVING renews."""
+    async def _restore(self) -> None:
+        """The certificate is valid again; trust that was withdrawn meanwhile stays withdrawn (threat D12)."""
+        _log.warning("the clock says that the certificate is valid again: restored")
+        self.plan = self.plan.moved(Event.RESTORED)
+        if self.trust.distrusts_everything():
+            self.plan = self.plan.moved(Event.TRUST_WITHDRAWN)
+        await self._publish()
+
+    def demand_renewal(self) -> None:
+        """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
         if self.plan.state is State.SERVING:
             self.plan = replace(self.plan, renew_at=self._clock.now())
-        await self.tick()
 
     async def hear(self, news: News) -> bool:
         """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11).
@@ -161,8 +170,11 @@ class Driver:
         async with self._hearing:
             before = self.trust
             self.trust, alarms = await self._accept(news)
+        hurried = self._obey(news.order)
         if self.trust != before:
             await self._judge_self()
+        elif hurried:
+            await self._publish()
         return not any(alarm.reason == "CRL_CHANGE_UNUSABLE" for alarm in alarms)
 
     async def _accept(self, news: News) -> tuple[Trust, tuple[HandfastError, ...]]:
@@ -174,8 +186,35 @@ class Driver:
         else:
             trust, alarms = self.trust.accept(news, now)
         for alarm in alarms:
-            self._alarm(alarm)
+            self.alarm(alarm)
         return trust, alarms
+
+    def _obey(self, order: Order | None) -> bool:
+        """An order to renew moves our moment forward, once. True when it did."""
+        planned = self.plan if order is None else hurried(self.plan, order, self._clock.now(), self._draw())
+        if planned == self.plan:
+            return False
+        assert planned.renew_at is not None
+        _log.warning("the CA wants every certificate renewed: ours at %s", planned.renew_at.isoformat())
+        self.plan = planned
+        self.on_hurry()
+        return True
+
+    async def staple(self, answer: OcspAnswer | None) -> None:
+        """A good answer about the present certificate stands beside it from now on; None: the one that stood there ended."""
+        before = self._staple()
+        self.stapled = answer
+        if self._staple() != before:
+            await self._publish(to_files_only=True)
+
+    async def heed(self, refusal: HandfastError, presented: Leaf) -> None:
+        """The CA lets ``presented`` in no more. Once that is revoked no trust comes this way any more, not even the news of
+        that, so the refusal is the news (threat C1).
+        """
+        present = self.present
+        is_ours = present is not None and present.leaf == presented
+        if refusal.reason == "REVOKED" and is_ours and self.plan.state is State.SERVING:
+            await self._revoked()
 
     async def stop(self) -> None:
         """Ends serving; the files stay for the next start."""
@@ -191,8 +230,16 @@ class Driver:
         except HandfastError as error:
             if _is_final(error):
                 _log.error("the CA refuses the join token for good: %s", error.message)
-                self._remember(replace(self._remembered, used_token=token_digest(token)))
+                self._forget_token(token)
             self._fail(error)
+
+    def _forget_token(self, token: str) -> None:
+        """Never sends it again. What a full disk does not take is written when the files are."""
+        try:
+            self._remember(replace(self._remembered, used_token=token_digest(token)))
+        except HandfastError as error:
+            self.record.unwritten = error.message
+            self.alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -242,6 +289,11 @@ class Driver:
         validity = credentials.leaf.validity
         renew_at = moment_to_renew(validity, answer.suggested, self._draw())
         self.plan = self.plan.certified(event, validity, renew_at)
+        if renew_at <= now:
+            self.plan = self.plan.due_on_arrival(self._clock.monotonic())
+            self.count("CLOCK_AHEAD")
+            _log.warning("the new certificate is due already: is the clock ahead of the CA's?")
+        self._obey(answer.news.order)
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())
@@ -253,7 +305,7 @@ class Driver:
         self.plan = self.plan.failed(self._clock.monotonic(), self._draw(), error.retry_after)
         if error.reason in ("ANSWER_MISMATCH", "PIN_MISMATCH"):
             self._request = None
-        self._count(error.reason)
+        self.count(error.reason)
         _log.warning("attempt %d failed: %s (%s)", self.plan.failures, error.message, error.reason)
 
     async def _judge_self(self) -> None:
@@ -272,27 +324,37 @@ class Driver:
 
     async def _revoked(self) -> None:
         _log.error("our own certificate was revoked: withdrawn, and not renewed; a new join token is needed")
-        self._count("REVOKED")
+        self.count("REVOKED")
         await self._move(Event.REVOKED)
 
     async def _move(self, event: Event) -> None:
         self.plan = self.plan.moved(event)
         await self._publish()
 
-    async def _publish(self) -> None:
-        """One snapshot to the socket, then one generation to the disk, then the hooks."""
+    async def _publish(self, *, to_files_only: bool = False) -> None:
+        """One snapshot to the socket, then one generation to the disk, then the hooks. The answer that is stapled is in
+        no snapshot, and no reason to send all lists again.
+        """
         async with self._publishing:
             self.generation += 1
             served = self._served()
-            self._source.publish(served)
+            if not to_files_only:
+                self._source.publish(served)
             try:
-                await asyncio.to_thread(self._outputs.write, served, self.trust, self.plan.renew_at, self.generation)
+                await asyncio.to_thread(
+                    self._outputs.write,
+                    served,
+                    self.trust,
+                    self.plan.renew_at,
+                    self.generation,
+                    self._staple(),
+                )
                 marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
                 self._remember(marks)
                 self.record.unwritten = ""
             except HandfastError as error:
                 self.record.unwritten = error.message
-                self._alarm(error)
+                self.alarm(error)
                 return
         await self._on_files()
 
@@ -303,6 +365,13 @@ class Driver:
             self.present, bundle=self.trust.bundle, revocations=self.trust.revocations, generation=self.generation
         )
         return self.present
+
+    def _staple(self) -> bytes:
+        """What is written now: an answer about another certificate than the one beside it would be worse than none."""
+        present, answer = self.present, self.stapled
+        if self.plan.state is not State.SERVING or present is None or answer is None:
+            return b""
+        return answer.der if answer.serial == present.leaf.serial else b""
 
     def _remember(self, remembered: Remembered) -> None:
         self._remembered = remembered
@@ -318,11 +387,11 @@ class Driver:
             return None
         return None if token is None or token_digest(token) == self._remembered.used_token else token
 
-    def _alarm(self, error: HandfastError) -> None:
-        self._count(error.reason)
+    def alarm(self, error: HandfastError) -> None:
+        self.count(error.reason)
         _log.error("refused: %s (%s)", error.message, error.reason)
 
-    def _count(self, reason: str) -> None:
+    def count(self, reason: str) -> None:
         self.record.count(reason)
 
     def _not_after(self) -> str:

@@ -104,8 +104,17 @@ class Outputs:
     def prepare(self) -> None:
         self._directory.prepare()
 
-    def write(self, credentials: Credentials | None, trust: Trust, renew_at: datetime | None, generation: int) -> None:
-        """One generation. Without credentials key and certificate disappear; bundle and lists stay."""
+    def write(
+        self,
+        credentials: Credentials | None,
+        trust: Trust,
+        renew_at: datetime | None,
+        generation: int,
+        staple: bytes = b"",
+    ) -> None:
+        """One generation. Without credentials key and certificate disappear; bundle and lists stay. ``staple`` is there
+        or not: no reader may need it.
+        """
         private: dict[str, bytes] = {}
         public = {"ca.crt": b"", "crl.pem": self._crl_pem(trust.revocations)}
         if trust.bundle is not None:
@@ -113,6 +122,8 @@ class Outputs:
         if credentials is not None:
             private = {"tls.key": credentials.key_pem, "credentials.pem": credentials.key_pem + credentials.chain_pem}
             public["tls.crt"] = credentials.chain_pem
+        if credentials is not None and staple:
+            public["ocsp.der"] = staple
         public[META] = json.dumps(_meta(trust, renew_at, generation)).encode()
         self._directory.write(generation, private, public)
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from handfast.lifetime import RenewalWindow, Validity, renewal_window
 from handfast_agent import backoff
 from handfast_agent.lifecycle import Event, State, move
+from handfast_agent.order import Order
 
 __all__ = [
     "LONGEST_WAIT",
@@ -23,6 +24,7 @@ __all__ = [
     "Restore",
     "Step",
     "Wait",
+    "hurried",
     "moment_to_renew",
     "next_step",
 ]
@@ -30,6 +32,10 @@ __all__ = [
 LONGEST_WAIT = 15.0
 ASSUMED_LIFETIME = timedelta(minutes=20)
 """Before the first certificate nobody knows the lifetime: retries are then at most a minute apart."""
+LATEST_SPREAD = timedelta(minutes=1)
+"""Who hears of an order to renew when its time is over spreads over so much, or over its window when that is less."""
+WINDOW_SHARE = 0.9
+"""Of what is left of a window: an attempt that fails has the rest for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,13 @@ class Plan:
         failures = self.failures + 1
         wait = backoff.delay(failures, self.lifetime, draw, retry_after)
         return replace(self, failures=failures, retry_at=monotonic + wait)
+
+    def due_on_arrival(self, monotonic: float) -> Plan:
+        """For a certificate whose moment to renew is past already, as under a clock that is ahead of the CA's.
+
+        Without a pause the next one would be asked for at once, and the next.
+        """
+        return replace(self, retry_at=monotonic + backoff.longest(self.lifetime))
 
     @property
     def lifetime(self) -> timedelta:
@@ -126,6 +139,19 @@ def _until_end(plan: Plan, now: datetime) -> float:
     if plan.validity is None or plan.state not in (State.SERVING, State.UNTRUSTING):
         return LONGEST_WAIT
     return min(LONGEST_WAIT, max((plan.validity.not_after - now).total_seconds() + 0.001, 0.001))
+
+
+def hurried(plan: Plan, order: Order, now: datetime, draw: float) -> Plan:
+    """With a moment inside of the order's window, when the certificate is one that it means.
+
+    A plan that renews in time anyway is left as it is, so that the moment is drawn once however often the order is heard.
+    """
+    if plan.validity is None or plan.renew_at is None or not order.concerns(plan.validity):
+        return plan
+    spread = order.left if order.left > timedelta() else min(order.window, LATEST_SPREAD)
+    if plan.renew_at <= now + spread:
+        return plan
+    return replace(plan, renew_at=now + spread * (WINDOW_SHARE * draw))
 
 
 def moment_to_renew(validity: Validity, suggested: RenewalWindow | None, draw: float) -> datetime:

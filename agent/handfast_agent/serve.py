@@ -8,7 +8,6 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unavailable
@@ -21,8 +20,11 @@ from handfast_agent.freshness import FreshnessAlarm
 from handfast_agent.hooks import run_hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
+from handfast_agent.ocsp_http import ask_ocsp
+from handfast_agent.process import forbid_core_dumps
 from handfast_agent.proofs.join_token import MAX_TOKEN_BYTES, JoinToken
-from handfast_agent.schedule import forever
+from handfast_agent.reporting import Reporting
+from handfast_agent.stapling import Stapler
 from handfast_agent.storage import Directory
 from handfast_agent.upstream import GrpcUpstream
 from handfast_agent.watch import poll_once, watch_forever
@@ -54,14 +56,20 @@ class Agent:
             draw=self.draw,
             on_files=self._run_hooks,
         )
+        self.stapler = Stapler(self.driver, ask_ocsp, clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
         return condition(self.driver, self.clock.now())
+
+    def failures(self) -> dict[str, int]:
+        """How often each reason was given since the start. Safe to call from another thread."""
+        return dict(self.driver.record.alarms)
 
     async def _run_hooks(self) -> None:
         await run_hooks(self.config.hooks, self.config.directory)
 
     async def poll(self) -> float:
+        """The safety net of the trust stream. Returns the seconds until the next poll."""
         await poll_once(self.driver, self.upstream, self.source)
         bundle = self.driver.trust.bundle
         every = bundle.refresh_hint_seconds if bundle else POLL_SECONDS
@@ -73,45 +81,50 @@ async def run(config: Config) -> None:
 
     SIGHUP looks at once, for example at a join token that was just written; SIGUSR1 renews at once.
     """
+    from handfast_agent.schedule import Schedule  # what `once` needs no part of
+
+    forbid_core_dumps()
     agent = Agent(config)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    freshness = FreshnessAlarm(agent.look, agent.driver.record)
+    steps = {"rotation": agent.driver.tick, "poll": agent.poll, "freshness": freshness.step}
+    if config.stapling:
+        steps["stapling"] = agent.stapler.look
+    schedule = Schedule(steps, agent.clock)
+
+    def renew_at_once() -> None:
+        agent.driver.demand_renewal()
+        schedule.run_now("rotation")
+
+    agent.driver.on_hurry = lambda: schedule.run_now("rotation")
+    loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
+    loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
+    reporting = Reporting(agent.driver, agent.upstream, agent.source, agent.draw, agent.clock.monotonic)
     async with contextlib.AsyncExitStack() as stack:
         await agent.driver.start()
         if config.socket is not None:
             await stack.enter_async_context(
-                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look)
+                serve_socket(config.socket, agent.source, lambda: agent.driver.generation, agent.look, reporting.take)
             )
         if config.health is not None:
             from handfast_agent.health import serve_health
 
-            counts = agent.driver.record.alarms or {}
-            stack.enter_context(serve_health(*config.health, agent.look, lambda: dict(counts)))
-        tasks = [
-            asyncio.create_task(forever(agent.driver.tick)),
-            asyncio.create_task(watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)),
-            asyncio.create_task(forever(agent.poll)),
-            asyncio.create_task(forever(FreshnessAlarm(agent.look, agent.driver.record).step)),
-        ]
-        for number, act in ((signal.SIGHUP, agent.driver.tick), (signal.SIGUSR1, agent.driver.renew_now)):
-            loop.add_signal_handler(number, lambda act=act: tasks.append(loop.create_task(_at_once(act))))  # type: ignore[misc]
+            stack.enter_context(serve_health(*config.health, agent.look, agent.failures))
+        watching = watch_forever(agent.driver, agent.upstream, agent.source, agent.draw)
+        tasks = [asyncio.create_task(work) for work in (schedule.run(), watching, reporting.run())]
         await _until(ended, tasks)
         await agent.driver.stop()
     _log.info("ended")
 
 
-async def _at_once(act: Callable[[], Awaitable[object]]) -> None:
-    await act()
-
-
 async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
     """Waits for the signal; a loop that dies of a fault of ours ends the agent, so that its supervisor sees it."""
-    loops = tuple(tasks)
     waiting = asyncio.create_task(ended.wait())
     try:
-        done, _ = await asyncio.wait({waiting, *loops}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
@@ -122,6 +135,7 @@ async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 async def once(config: Config) -> Condition:
     """Enrols, or renews when it is due, writes the files and returns. Raises the error of the attempt that failed."""
+    forbid_core_dumps()
     agent = Agent(config)
     await agent.driver.start()
     await agent.driver.tick()

@@ -6,7 +6,7 @@ High-water marks outlive the process: an older list or bundle is refused after a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from handfast.bundle import TrustBundle
 from handfast.crl_change import ListStep, unusable
 from handfast.errors import HandfastError, Refused
 from handfast.revocation import EMPTY, RevocationList, Revocations, format_crl_number
+from handfast_agent.order import Order
 
 __all__ = ["BundleMark", "ListMark", "Marks", "News", "Trust"]
 
@@ -90,6 +91,7 @@ class News:
     crls: tuple[bytes, ...] = ()
     changes: tuple[tuple[bytes, tuple[ListStep, ...]], ...] = ()
     announced: tuple[tuple[bytes, int], ...] = ()
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +172,6 @@ class Trust:
 
     def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
         return self.revocations.revoked(issuer_key_id, serial)
+
+    def list_ders(self) -> Iterable[bytes]:
+        return (known.der for known in self.revocations.lists.values())

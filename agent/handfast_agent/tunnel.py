@@ -12,8 +12,7 @@ import contextlib
 import logging
 import os
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from handfast.credentials import Credentials
 from handfast.errors import HandfastError, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import EMPTY, Revocations
+from handfast.rpc.folder import private_folder
 
 __all__ = ["Peer", "Tunnel", "tunnel"]
 
@@ -55,10 +55,13 @@ class Tunnel:
 
 @contextlib.asynccontextmanager
 async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
-    """Serves a Unix socket in a directory of its own (0700) for as long as the block runs."""
-    context = _context(peer)
-    with tempfile.TemporaryDirectory(prefix="handfast-agent-") as private:
-        socket = Path(private) / "ca"
+    """Serves a Unix socket in a directory of its own (0700) for as long as the block runs. Raises ``Unavailable``
+    (``NO_RESOURCES``) when this machine has no room for it: a full disk, too many open files.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        with _in_words():
+            context = _context(peer)
+            socket = Path(stack.enter_context(private_folder("handfast-agent-"))) / "ca"
         opened = Tunnel(f"unix:{socket}")
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -69,7 +72,8 @@ async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
             with contextlib.suppress(asyncio.CancelledError):
                 await _relay(peer, clock, context, opened, reader, writer)
 
-        server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
+        with _in_words():
+            server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
         try:
             yield opened
         finally:
@@ -77,6 +81,18 @@ async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
             for task in tuple(opened.tasks):
                 task.cancel()
             await asyncio.gather(*opened.tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"a connection to the CA cannot be made ready: {error.strerror or error}",
+            reason="NO_RESOURCES",
+            hint="is the temporary directory full, or are too many files open?",
+        ) from error
 
 
 def _context(peer: Peer) -> ssl.SSLContext:
@@ -169,7 +185,8 @@ def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
     if Usage.SERVER not in leaf.usages or not leaf.validity.contains(clock.now()):
         raise Unauthenticated(f"the certificate of {leaf} is not valid for a server now", reason="EXPIRED")
     if peer.revocations.revoked(leaf.issuer_key_id, leaf.serial):
-        raise Unauthenticated(f"the certificate of {leaf} is revoked", reason="REVOKED")
+        # A reason of its own: REVOKED is what the CA says of the agent's certificate, and ends that one.
+        raise Unauthenticated(f"the CA's own certificate is revoked: {leaf}", reason="CA_REVOKED")
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

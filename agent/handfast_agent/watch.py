@@ -25,7 +25,7 @@ _IDLE = 0.2
 
 
 async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource, draw: Callable[[], float]) -> None:
-    """Every connection begins with the whole state, so what a lost one missed is made good."""
+    """Every connection begins with the state as it is, so what a lost one missed is made good."""
     failures = 0
     while True:
         present = source.peek()
@@ -33,14 +33,15 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
             await asyncio.sleep(_IDLE)
             continue
         try:
-            async for news in upstream.watch_trust(present):
+            async for news in upstream.watch_trust(present, driver.trust):
                 driver.record.connected = True
                 failures = 0
                 if not await driver.hear(news):
-                    await driver.hear(await upstream.get_trust(present, whole=True))
+                    await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
             _log.info("the CA ended the trust stream")
         except HandfastError as error:
             _log.warning("trust stream lost: %s (%s)", error.message, error.reason)
+            await driver.heed(error, present.leaf)
         driver.record.connected = False
         failures += 1
         await asyncio.sleep(backoff.delay(failures, _RECONNECT, draw()))
@@ -52,7 +53,8 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
     if present is None:
         return
     try:
-        if not await driver.hear(await upstream.get_trust(present)):
-            await driver.hear(await upstream.get_trust(present, whole=True))
+        if not await driver.hear(await upstream.get_trust(present, driver.trust)):
+            await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)
+        await driver.heed(error, present.leaf)

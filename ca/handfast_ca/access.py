@@ -12,7 +12,7 @@ from types import MappingProxyType
 from handfast.access import AccessPolicy, allow, any_of
 from handfast.identity import SpiffeId, TrustDomain
 
-__all__ = ["METHODS", "OPEN_METHODS", "ROUTES", "Audience", "policy"]
+__all__ = ["METHODS", "OPEN_METHODS", "POSTED", "ROUTES", "Audience", "policy"]
 
 
 class Audience(StrEnum):
@@ -28,7 +28,8 @@ class Audience(StrEnum):
 
 _REGISTRY = (
     "AddEntry", "ListEntries", "GetEntry", "RemoveEntry", "CreateToken", "Sign",
-    "ListCertificates", "GetCertificate", "Revoke", "ListAudit", "GetStatus",
+    "ListCertificates", "GetCertificate", "Revoke", "ListAudit", "GetStatus", "Release",
+    "SurveyRevocation", "RevokeMany", "BeginReissue", "GetReissue", "GetBlastRadius",
 )  # fmt: skip
 
 METHODS: Mapping[str, Audience] = MappingProxyType(
@@ -37,6 +38,9 @@ METHODS: Mapping[str, Audience] = MappingProxyType(
         "/handfast.v1.Authority/Renew": Audience.WORKLOADS,
         "/handfast.v1.Authority/GetTrust": Audience.WORKLOADS,
         "/handfast.v1.Authority/WatchTrust": Audience.WORKLOADS,
+        "/handfast.v1.Authority/OfferCheckpoint": Audience.WORKLOADS,
+        "/handfast.v1.Authority/OfferCrl": Audience.WORKLOADS,
+        "/handfast.v1.Authority/ReportStatus": Audience.WORKLOADS,
         **{f"/handfast.v1.Registry/{method}": Audience.OPERATORS for method in _REGISTRY},
         "/grpc.health.v1.Health/Check": Audience.WORKLOADS,
         "/grpc.health.v1.Health/List": Audience.WORKLOADS,
@@ -57,6 +61,8 @@ ROUTES: Mapping[str, Audience] = MappingProxyType(
             "/ca/{issuer}.cer",
             "/bundle",
             "/bundle.pem",
+            "/ocsp",
+            "/ocsp/{request:path}",
             "/livez",
             "/readyz",
             "/metrics",
@@ -65,6 +71,9 @@ ROUTES: Mapping[str, Audience] = MappingProxyType(
     )
 )
 """Every path of the plain HTTP port, which serves GET and HEAD and changes nothing."""
+
+POSTED = frozenset({"/ocsp"})
+"""Paths that take POST alone (RFC 6960, A.1): a question travels in the body, and it changes nothing either."""
 
 
 def policy(trust_domain: TrustDomain, operators: Sequence[SpiffeId]) -> AccessPolicy:

@@ -274,4 +274,5 @@ def _unavailable(path: Path, error: OSError) -> Unavailable:
         f"the audit trail {path} cannot be written: {error.strerror}",
         reason="AUDIT_UNAVAILABLE",
         hint="nothing is issued without its record: make room or set the permissions right",
+        retry_after=5.0,
     )

@@ -14,6 +14,8 @@ from handfast_ca.audit_trail import START, Position
 __all__ = ["AuditProblem", "AuditReport", "head_path", "read_head", "read_record", "verify_audit"]
 
 MAX_PROBLEMS = 20
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""All that JSON of a stranger can make of itself: no line may stop the reader."""
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}\n', re.DOTALL)
 
 
@@ -57,7 +59,7 @@ def read_record(line: bytes) -> Record | None:
     try:
         fields = json.loads(match[1] + b"}")
         seq, prev = fields["seq"], fields["prev"]
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None
     stated = match[2].decode("ascii")
     genuine = hashlib.sha256(match[1]).hexdigest() == stated
@@ -73,7 +75,7 @@ def read_head(data: bytes) -> Position | None:
     try:
         head = json.loads(data)
         return Position(int(head["seq"]), str(head["hash"]))
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None
 
 

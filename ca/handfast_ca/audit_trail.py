@@ -22,6 +22,7 @@ from handfast_ca.ledger import Page
 
 __all__ = [
     "FIELDS",
+    "MAX_ITEMS",
     "MAX_TEXT",
     "START",
     "AuditLog",
@@ -38,6 +39,9 @@ AuditValue = str | int | bool | Sequence[str] | None
 
 MAX_TEXT = 512
 """Characters of one value that are kept; what is cut is said."""
+
+MAX_ITEMS = 256
+"""Items of one list that are kept: a restore learns revocations from these lines, so that no batch is longer."""
 
 CLOCK_STEP = timedelta(seconds=5)
 """Wall and monotonic time may drift apart by this much between two lines before the trail says so."""
@@ -161,9 +165,7 @@ class Chain:
             "prev": after.hash,
         }
         record.update((name, _clean(value)) for name, value in event.items() if value is not None)
-        body = (
-            json.dumps(record, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")[:-1].encode("ascii")
-        )
+        body = json.dumps(record, ensure_ascii=True, separators=(",", ":"))[:-1].encode("ascii")
         digest = hashlib.sha256(body).hexdigest()
         return body + b',"hash":"' + digest.encode("ascii") + b'"}\n', Position(after.seq + 1, digest)
 
@@ -173,7 +175,7 @@ def _clean(value: AuditValue) -> object:
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT else f"{value[:MAX_TEXT]}... ({len(value) - MAX_TEXT} more)"
     if isinstance(value, Sequence):
-        return [_clean(item) for item in value[:64]]
+        return [_clean(item) for item in value[:MAX_ITEMS]]
     return value
 
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,6 +27,7 @@ from handfast_ca.admission import admit, key_policy
 from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal
 from handfast_ca.enrolment import Enrolment, JoinToken, Renewal, present, request_digest
 from handfast_ca.feed import Feed, TrustState
+from handfast_ca.incident import LiveCertificate, MassFilter
 from handfast_ca.issuer import Issuer
 from handfast_ca.ledger import (
     CertificateFilter,
@@ -37,15 +38,25 @@ from handfast_ca.ledger import (
     PresentedCertificate,
 )
 from handfast_ca.lint import IssuerFacts, lint
+from handfast_ca.mass_revoker import MassRevoker
+from handfast_ca.ocsp.responder import Responder
+from handfast_ca.ocsp.signer import Signers
 from handfast_ca.profile import DEFAULT_PROFILE, Profile
 from handfast_ca.publisher import Publisher
+from handfast_ca.quarantine import Quarantine
+from handfast_ca.quorum import EVERYBODY, Quorum
+from handfast_ca.readmission import readmit
 from handfast_ca.registrar import Registrar
 from handfast_ca.registration import Entry, Proof
+from handfast_ca.reissuer import Reissuer
+from handfast_ca.reports import Reports
 from handfast_ca.revoker import Revoker
 from handfast_ca.status import StatusLine, status_lines
 from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
 from handfast_ca.timekeeper import Timekeeper
 from handfast_ca.urls import PublicUrls
+from handfast_ca.vitals import storage_lines
+from handfast_ca.witnesses import Witnesses
 
 __all__ = ["Authority", "Issued"]
 
@@ -105,6 +116,7 @@ class Authority:
         urls: PublicUrls | None = None,
         reserved: Mapping[SpiffeId, Entry] | None = None,
         root_crls: tuple[bytes, ...] = (),
+        quorum: Quorum = EVERYBODY,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -116,12 +128,14 @@ class Authority:
         self._ledger = ledger
         self._audit = audit
         self._random_bytes = random_bytes
-        self._facts = IssuerFacts.of(issuer.certificate)
+        self._facts = IssuerFacts.of(issuer.certificate, urls)
         self._template = LeafTemplate(issuer.certificate, issuer.key_id, urls)
         self._reserved = dict(reserved or {})
         self._root_crls = root_crls
+        self.reports = Reports(clock.monotonic)
         self._entries: dict[SpiffeId, Entry] = {}
         self._deciding: set[asyncio.Task[Any]] = set()
+        self.quarantine = Quarantine(ledger, audit, self.time, backdate=profile.backdate)
         self._publisher = Publisher(
             issuer=issuer,
             ledger=ledger,
@@ -129,9 +143,49 @@ class Authority:
             feed=self.feed,
             time=self.time,
             validity=profile.crl_validity,
+            hold=self.quarantine.problem,
             sleep=sleep,
         )
+        self.witnesses = Witnesses(
+            trust_domain=trust_domain,
+            issuer=issuer.certificate,
+            issuer_key_id=issuer.key_id,
+            longest=profile.longest,
+            quarantine=self.quarantine,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            released=self._sign_again,
+            quorum=quorum,
+        )
         self._revoker = Revoker(ledger=ledger, audit=audit, feed=self.feed, publisher=self._publisher, time=self.time)
+        signers = Signers(
+            trust_domain=trust_domain,
+            issuer=issuer,
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            time=self.time,
+            random_bytes=random_bytes,
+        )
+        self.responder = Responder(
+            issuer=issuer,
+            ledger=ledger,
+            feed=self.feed,
+            time=self.time,
+            signers=signers,
+            hold=self.quarantine.problem,
+        )
+        self._mass_revoker = MassRevoker(
+            ledger=ledger,
+            audit=audit,
+            feed=self.feed,
+            publisher=self._publisher,
+            time=self.time,
+            backdate=profile.backdate,
+        )
+        self._reissuer = Reissuer(ledger=ledger, audit=audit, feed=self.feed, time=self.time, profile=profile)
         registrar = Registrar(
             trust_domain=trust_domain,
             profile=profile,
@@ -148,6 +202,11 @@ class Authority:
         self.create_token = registrar.create_token
         self.revoke_serial = self._revoker.revoke_serial
         self.revoke_identity = self._revoker.revoke_identity
+        self.survey_revocation = self._mass_revoker.survey
+        self.revoke_many = self._mass_revoker.revoke
+        self.begin_reissue = self._reissuer.begin
+        self.reissue_order = self._reissuer.order
+        self.reissue_timeline = self._reissuer.timeline
         self.publish_crl = partial(self._publisher.publish, compare=True)
 
     # --- asking for a certificate -----------------------------------------------------------------------------------
@@ -229,6 +288,8 @@ class Authority:
                 reason="EXPIRED",
                 hint="enrol again with a new join token",
             )
+        if not self.quarantine.is_open and self.quarantine.may_lack(leaf):
+            await readmit(leaf, self.trust().bundle, self._ledger, self._audit)
         application = _Application(
             leaf.spiffe_id,
             request.csr,
@@ -248,6 +309,8 @@ class Authority:
             "obtained_by": application.obtained_by,
             "csr_sha256": hashlib.sha256(application.csr).hexdigest(),
         }
+        if application.obtained_by != "internal":
+            self.quarantine.check()
         await self._audit.check()
         now = await self.time.now()
         for attempt in range(1, ATTEMPTS + 1):
@@ -376,12 +439,23 @@ class Authority:
         await self.time.start()
         for der in self._root_crls:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
+        await self.quarantine.start()
         await self._revoker.revoke_dangling()
+        await self._reissuer.load()
         try:
             await self._publisher.load()
-            await self._publisher.publish()
+            await self.witnesses.start()
+            if not self.quarantine.is_open:
+                await self._publisher.publish()
         except HandfastError as error:
             _log.error("no new CRL at the start: %s", error.message)
+
+    async def _sign_again(self) -> None:
+        """The quarantine is over. What keeps the first CRL from being signed now is for :meth:`status` to say."""
+        try:
+            await self._publisher.publish()
+        except HandfastError as error:
+            _log.error("no new CRL after the quarantine: %s", error.message)
 
     def trust(self) -> TrustState:
         return self.feed.state
@@ -405,6 +479,14 @@ class Authority:
     ) -> Page[CertificateRecord]:
         return await self._ledger.list_certificates(wanted, limit=limit, token=token)
 
+    async def live(self, wanted: MassFilter) -> Sequence[LiveCertificate]:
+        """Unexpired certificates that fit, the revoked ones too."""
+        return await self._ledger.live(wanted, now=self.time.wall())
+
+    def is_reserved(self, name: str) -> bool:
+        """The CA's own identity, or one of its operators'."""
+        return SpiffeId.parse(name) in self._reserved
+
     async def certificate(self, serial: int) -> CertificateRecord:
         return await self._ledger.find(serial)
 
@@ -422,14 +504,25 @@ class Authority:
 
     def status(self) -> tuple[StatusLine, ...]:
         """What is well and what is not, each with a hint."""
-        return status_lines(
-            issuer=self.issuer.certificate,
-            crl=self._publisher.latest,
-            clock_problem=self.time.problem(),
-            crl_problem=self._publisher.problem,
-            now=self.time.wall(),
+        now = self.time.wall()
+        return (
+            *self.witnesses.lines(),
+            *status_lines(
+                issuer=self.issuer.certificate,
+                crl=self._publisher.latest,
+                clock_problem=self.time.problem(),
+                crl_problem=self._publisher.problem,
+                ledger_problem=self._ledger.problem(),
+                now=now,
+                ocsp=self.responder.signers.line(now),
+            ),
         )
+
+    async def look(self) -> tuple[StatusLine, ...]:
+        """As :meth:`status`, and whether ledger and audit trail can be written now. Takes a second at most."""
+        return (*self.status(), *await storage_lines(self._ledger, self._audit))
 
     async def close(self) -> None:
         """Waits for the decisions that are being made."""
         await asyncio.gather(*self._deciding, return_exceptions=True)
+        await self._mass_revoker.close()

@@ -1,181 +1,138 @@
-"""One file with all that a CA must not lose, except keys; and the way back.
+"""One file with all that a CA must not lose, made while the CA serves. Private keys only when they are asked for.
 
-The file is a tar: ``ledger.db``, ``audit.jsonl``, the public certificates, and ``manifest.json`` with the SHA-256 of
-each. Keys are never in it. Restoring never loses a revocation that the present ledger knows: it is refused unless the
-caller asks for both to be merged; keys that were blocked stay blocked, and the
-join tokens of the backup, which may have been spent since, are gone. CRL numbers begin a new epoch, past all that was
-ever published. Quarantine after a restore (what was issued after the backup is unknown) is not part
-of this module yet.
+1. The ledger first, as of one moment; 2. the head of the audit trail; 3. the trail, which therefore is never older than
+what the ledger and the head remember of it. What is in the trail and not in the ledger happened between 1 and 3.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import io
-import json
-import os
+import enum
 import shutil
-import tarfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from handfast.certificates import format_serial
-from handfast.errors import Conflict, Invalid, Refused
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, Ledger
-from handfast_ca.stores.forward import carry_forward, raise_crl_epoch
-from handfast_ca.stores.sqlite import SqliteLedger
+from cryptography import x509
 
-__all__ = ["back_up", "restore"]
+from handfast.certificates import fingerprint, load_certificates
+from handfast.errors import HandfastError, Invalid, NotFound, Refused
+from handfast_ca import archive
+from handfast_ca.audit_check import AuditReport, head_path, verify_audit
+from handfast_ca.config import Config
+from handfast_ca.custody.file import is_sealed, read_container
+from handfast_ca.stores.snapshot import snapshot, summary
 
-FORMAT = 1
-LEDGER = "ledger.db"
-MANIFEST = "manifest.json"
-MEMBERS = frozenset({LEDGER, "audit.jsonl", "root.crt", "issuer.crt", "latest.crl", MANIFEST})
+__all__ = ["BackedUp", "Keys", "back_up"]
 
 
-async def back_up(ledger: Ledger, target: Path, public: Mapping[str, Path], *, now: datetime) -> None:
-    """Writes ``target``, mode 0600, while the ledger serves. ``public`` names further members and where they are.
+class Keys(enum.Enum):
+    """Which private keys go into a backup. The root's key never does: it has no business on the CA's machine."""
 
-    Raises ``Invalid`` (``BACKUP_MEMBER``) for a name that does not belong in a backup or a file that holds a private
-    key, and ``Conflict`` (``BACKUP_EXISTS``) when there is a file at ``target``.
+    NONE = "none"
+    SEALED = "sealed"
+    UNSEALED = "unsealed"
+    """Also a key that only its file mode protects, which is then worth as much as the backup's."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp:
+    """What the file holds. ``counts``: entries, certificates, revoked, crl_number."""
+
+    manifest: archive.Manifest
+    counts: Mapping[str, int]
+    audit: AuditReport | None
+    keys: Keys
+    size: int
+
+
+def back_up(config_file: Path, config: Config, target: Path, *, keys: Keys = Keys.NONE, now: datetime) -> BackedUp:
+    """Writes ``target``, mode 0600, over nothing that exists. Blocks; the CA may run, and does not notice.
+
+    Raises ``Conflict`` (``BACKUP_EXISTS``), ``Invalid`` (``BACKUP_MEMBER``) for a public file that holds something else,
+    ``Refused`` (``KEY_NOT_SEALED``), ``NotFound`` (``NO_LEDGER``, ``NO_FILE``, ``NO_KEY``), ``Broken``
+    (``LEDGER_DAMAGED``, ``KEY_FILE_MODE``), ``Unavailable`` (``LEDGER_BUSY``, ``DISK_FULL``).
     """
-    members = {name: await asyncio.to_thread(_public, name, path) for name, path in public.items()}
-    with TemporaryDirectory(dir=target.parent) as directory:
-        copy = Path(directory) / LEDGER
-        await ledger.backup(str(copy))
-        members[LEDGER] = await asyncio.to_thread(copy.read_bytes)
-    await asyncio.to_thread(_write, target, members, now)
+    trail = config.state / "audit.jsonl"
+    with archive.create(target) as scratch:
+        members = {archive.CONFIG: _copy(config_file, scratch / archive.CONFIG)}
+        members |= _public(config, scratch)
+        if keys is not Keys.NONE:
+            members[archive.ISSUER_KEY] = _key(config.issuer_key, keys, scratch / archive.ISSUER_KEY)
+        snapshot(config.state / archive.LEDGER, scratch / archive.LEDGER)
+        members[archive.LEDGER] = scratch / archive.LEDGER
+        if head_path(trail).exists():
+            members[archive.TRAIL_HEAD] = _copy(head_path(trail), scratch / archive.TRAIL_HEAD)
+        if trail.exists():
+            members[archive.TRAIL] = _copy_lines(trail, scratch / archive.TRAIL)
+        root = load_certificates(members["root.crt"].read_bytes())[0]
+        digests = {name: archive.sha256_of(path) for name, path in members.items()}
+        manifest = archive.Manifest(now, config.trust_domain, fingerprint(root), digests)
+        archive.pack(members, manifest, scratch, target)
+        report = verify_audit(members[archive.TRAIL]) if archive.TRAIL in members else None
+        stored = _stored_keys(members)
+        return BackedUp(manifest, summary(members[archive.LEDGER]), report, stored, target.stat().st_size)
 
 
-def _public(name: str, path: Path) -> bytes:
-    octets = path.read_bytes()
-    if name not in MEMBERS - {LEDGER, MANIFEST} or b"PRIVATE KEY-----" in octets:
-        raise Invalid(f"{path} does not belong in a backup as {name[:60]!a}", reason="BACKUP_MEMBER")
-    return octets
+def _stored_keys(members: Mapping[str, Path]) -> Keys:
+    if archive.ISSUER_KEY not in members:
+        return Keys.NONE
+    return Keys.SEALED if is_sealed(members[archive.ISSUER_KEY]) else Keys.UNSEALED
 
 
-def _write(target: Path, members: Mapping[str, bytes], now: datetime) -> None:
-    digests = {name: hashlib.sha256(octets).hexdigest() for name, octets in sorted(members.items())}
-    manifest = json.dumps({"format": FORMAT, "made_at": now.isoformat(), "sha256": digests}, indent=2).encode()
+def _public(config: Config, scratch: Path) -> dict[str, Path]:
+    places = {"issuer.crt": config.issuer_certificate, "root.crt": config.root_certificate, "root.crl": config.root_crl}
+    return {name: _checked(_copy(path, scratch / name), path) for name, path in places.items()}
+
+
+def _checked(copy: Path, source: Path) -> Path:
+    """A certificate or list, and no key beside it in the same file (threat E3)."""
+    octets = copy.read_bytes()
     try:
-        handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except FileExistsError as error:
-        raise Conflict(f"{target} exists already", reason="BACKUP_EXISTS", hint="choose another name") from error
-    with os.fdopen(handle, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for name, octets in {MANIFEST: manifest, **members}.items():
-                about = tarfile.TarInfo(name)
-                about.size, about.mode, about.mtime = len(octets), 0o600, int(now.timestamp())
-                archive.addfile(about, io.BytesIO(octets))
-        file.flush()
-        os.fsync(file.fileno())
+        x509.load_pem_x509_crl(octets) if copy.suffix == ".crl" else load_certificates(octets)
+        why = "it holds a private key" if b"PRIVATE KEY-----" in octets else ""
+    except (ValueError, HandfastError) as error:
+        why = str(error)
+    if why:
+        raise Invalid(f"{source} does not belong in a backup as {copy.name}: {why}", reason="BACKUP_MEMBER")
+    return copy
 
 
-async def restore(source: Path, directory: Path, *, merge: bool, now: datetime) -> int:
-    """Puts the members of ``source`` into ``directory``; returns how many revocations came from the present ledger.
-
-    Raises ``Invalid`` (``BACKUP_DAMAGED``), ``Conflict`` (``LEDGER_IN_USE``) while a CA runs, and ``Refused``
-    (``STATE_EXISTS``) for a directory that has a ledger, unless ``merge``: then the present one stays beside it as
-    ``ledger.db.replaced``, and all that it knows as revoked is revoked in the restored one too; other members of the backup are left
-    aside, since the present ones are newer. ``RESTORE_UNKNOWN``:
-    it knows revoked certificates that the backup has never seen; restoring would lose them.
-    """
-    members = await asyncio.to_thread(_read, source)
-    present = directory / LEDGER
-    if not present.exists():
-        await asyncio.to_thread(_place, directory, members)
-        await asyncio.to_thread(raise_crl_epoch, present, now)
-        return 0
-    if not merge:
+def _key(source: Path, keys: Keys, copy: Path) -> Path:
+    """The file as it is: sealed it stays sealed."""
+    data = read_container(source)
+    copy.touch(0o600)
+    copy.write_bytes(data)
+    if keys is Keys.SEALED and not is_sealed(copy):
         raise Refused(
-            f"{present} exists already", reason="STATE_EXISTS", hint="merge its revocations into the backup's"
+            f"the key {source} is not sealed: who reads the backup would have it",
+            reason="KEY_NOT_SEALED",
+            hint="--unsealed-keys takes it all the same: keep such a backup as you would keep the key",
         )
-    return await _merge(directory, members, now)
+    return copy
 
 
-def _read(source: Path) -> dict[str, bytes]:
+def _copy(source: Path, target: Path) -> Path:
     try:
-        with tarfile.open(source, mode="r:") as archive:
-            members = {about.name: _octets(archive, about) for about in archive}
-        manifest = json.loads(members.pop(MANIFEST))
-        digests = {name: hashlib.sha256(octets).hexdigest() for name, octets in members.items()}
-        sound = manifest["format"] == FORMAT and digests == manifest["sha256"] and LEDGER in members
-    except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
-        raise Invalid(f"backup {source} cannot be read: {error}", reason="BACKUP_DAMAGED") from error
-    if not sound:
-        raise Invalid(f"backup {source} is not what its manifest says", reason="BACKUP_DAMAGED")
-    return members
+        target.touch(0o600)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise NotFound(f"{source} cannot be read: {error.strerror}", reason="NO_FILE") from error
+    return target
 
 
-def _octets(archive: tarfile.TarFile, about: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(about) if about.isreg() and about.name in MEMBERS else None
-    if file is None:
-        raise ValueError(f"unexpected member {about.name[:60]!a}")
-    return file.read()
-
-
-def _place(directory: Path, members: Mapping[str, bytes]) -> None:
-    for name, octets in members.items():
-        path = directory / name
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-async def _merge(directory: Path, members: Mapping[str, bytes], now: datetime) -> int:
-    present = await SqliteLedger.open(directory / LEDGER)
-    try:
-        revoked = await _matching(present, CertificateFilter(status="revoked", now=now))
-        with TemporaryDirectory(dir=directory) as scratch:
-            await asyncio.to_thread(_place, Path(scratch), {LEDGER: members[LEDGER]})
-            merged = await _carry_over(Path(scratch) / LEDGER, revoked, now)
-            await present.close()
-            await asyncio.to_thread(carry_forward, directory / LEDGER, Path(scratch) / LEDGER)
-            await asyncio.to_thread(raise_crl_epoch, Path(scratch) / LEDGER, now)
-            await asyncio.to_thread(_swap, directory, Path(scratch) / LEDGER)
-    finally:
-        await present.close()
-    return merged
-
-
-async def _matching(ledger: Ledger, wanted: CertificateFilter) -> list[CertificateRecord]:
-    page = await ledger.list_certificates(wanted, limit=500)
-    found = list(page.items)
-    while page.next_token:
-        page = await ledger.list_certificates(wanted, limit=500, token=page.next_token)
-        found.extend(page.items)
-    return found
-
-
-async def _carry_over(path: Path, revoked: list[CertificateRecord], now: datetime) -> int:
-    ledger = await SqliteLedger.open(path)
-    try:
-        known = {record.serial for record in await _matching(ledger, CertificateFilter())}
-        lost = [record for record in revoked if record.serial not in known]
-        if lost:
-            raise Refused(
-                f"the backup does not know {len(lost)} revoked certificates, such as {format_serial(lost[0].serial)}",
-                reason="RESTORE_UNKNOWN",
-                hint="restore a newer backup",
-            )
-        merged = 0
-        for record in revoked:
-            if (await ledger.find(record.serial)).revoked_at is None and record.reason is not None:
-                await ledger.revoke_serial(record.serial, record.reason, now=record.revoked_at or now)
-                merged += 1
-        return merged
-    finally:
-        await ledger.close()
-
-
-def _swap(directory: Path, merged: Path) -> None:
-    present = directory / LEDGER
-    shutil.copy2(present, directory / f"{LEDGER}.replaced")
-    for suffix in ("-wal", "-shm"):
-        Path(f"{present}{suffix}").unlink(missing_ok=True)
-    merged.replace(present)
+def _copy_lines(trail: Path, target: Path) -> Path:
+    """Whole lines only: the last one may be in the middle of being written, and is not acknowledged then."""
+    _copy(trail, target)
+    with target.open("r+b") as copy:
+        end = copy.seek(0, 2)
+        while end:
+            start = max(end - 64 * 1024, 0)
+            copy.seek(start)
+            found = copy.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        copy.truncate(end)
+    return target

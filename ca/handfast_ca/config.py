@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import SpiffeId, TrustDomain, parse_dns_name
 from handfast.lifetime import parse_duration
 from handfast_ca.profile import DEFAULT_PROFILE, Profile
+from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.urls import PublicUrls
 
@@ -30,6 +32,8 @@ _TOP = (
     "operators",
     "limits",
     "profile",
+    "restore",
+    "ocsp",
 )
 _PROFILE = {
     "longest_lifetime": "longest",
@@ -71,6 +75,7 @@ class Config:
     operators: tuple[SpiffeId, ...]
     limits: Quotas = DEFAULT_QUOTAS
     profile: Profile = DEFAULT_PROFILE
+    quorum: Quorum = EVERYBODY
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,7 +100,11 @@ def load(path: Path) -> Config:
         values = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
-    except yaml.YAMLError as error:
+    except HandfastError:
+        raise
+    except Exception as error:
+        # The loader's own errors are not all that it raises: dates that do not exist, octets that are no UTF-8, and
+        # brackets in thousands come as whatever Python calls them.
         raise Invalid(f"the configuration {path} is not YAML: {error}", reason="INVALID_CONFIG") from error
     if not isinstance(values, dict):
         raise Invalid(f"the configuration {path} does not hold a mapping", reason="INVALID_CONFIG")
@@ -121,8 +130,9 @@ class _Reader:
         for index, operator in enumerate(operators):
             if trust_domain is not None and operator.trust_domain != trust_domain:
                 self._found.add(f"operators[{index}]", "FOREIGN_TRUST_DOMAIN", f"{operator} is not of {trust_domain}")
-        urls = self._parsed("public_url", self._values.get("public_url"), PublicUrls)
-        addresses = [self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()]
+        ocsp = self._switch("ocsp", default=True)
+        urls = self._parsed("public_url", self._values.get("public_url"), partial(PublicUrls, ocsp=ocsp))
+        addresses = self._addresses(listen)
         passphrase = issuer.get("passphrase_file")
         paths = {
             "issuer_certificate": self._path("issuer.certificate", issuer.get("certificate")),
@@ -133,6 +143,7 @@ class _Reader:
         }
         limits = self._limits(self._section("limits"))
         profile = self._profile(self._section("profile"))
+        quorum = self._quorum(self._section("restore"))
         names = self._each("server_names", parse_dns_name)
         self._found.raise_if_any(f"the configuration {path} is not valid", kind=Invalid)
         assert trust_domain is not None
@@ -148,6 +159,7 @@ class _Reader:
             operators=operators,
             limits=limits,
             profile=profile,
+            quorum=quorum,
             **paths,
         )
 
@@ -224,21 +236,50 @@ class _Reader:
         }
         return Quota(**numbers)
 
+    def _quorum(self, values: Mapping[str, Any]) -> Quorum:
+        """``quorum`` is ``all`` or a number of identities; ``wait`` is a duration."""
+        self._known("restore.", values, ("quorum", "wait"))
+        wanted = values.get("quorum", "all")
+        identities = None if wanted == "all" else wanted
+        if identities is not None and not (type(identities) is int and 1 <= identities <= MOST):
+            self._found.add(
+                "restore.quorum", "INVALID", f"{wanted!r} is neither all nor a whole number from 1 to {MOST}"
+            )
+            identities = None
+        wait = self._parsed("restore.wait", values["wait"], parse_duration) if "wait" in values else None
+        return Quorum(identities, wait)
+
+    def _switch(self, name: str, *, default: bool) -> bool:
+        """YAML reads ``on`` and ``off`` as true and false."""
+        value = self._values.get(name, default)
+        if not isinstance(value, bool):
+            self._found.add(name, "INVALID", f"{name} is {value!r}, neither on nor off")
+        return value is True
+
     def _count(self, field: str, value: Any, default: int) -> int:
         if type(value) is int and 1 <= value <= MOST:
             return value
         self._found.add(field, "INVALID_LIMIT", f"{value!r} is not a whole number between 1 and {MOST}")
         return default
 
+    def _addresses(self, listen: Mapping[str, Any]) -> list[Address]:
+        read = {name: self._address(name, listen.get(name, default)) for name, default in _LISTEN.items()}
+        taken: dict[Address, str] = {}
+        for name, address in read.items():
+            if address in taken and address.port:
+                self._found.add(f"listen.{name}", "SAME_ADDRESS", f"{address} is that of listen.{taken[address]} too")
+            taken.setdefault(address, name)
+        return list(read.values())
+
     def _address(self, name: str, value: Any) -> Address:
         host, _, port = str(value).rpartition(":")
-        if host and port.isdigit() and int(port) < 65536:
+        if host and port.isdecimal() and len(port) <= 5 and int(port) < 65536:
             return Address(host.strip("[]"), int(port))
         self._found.add(f"listen.{name}", "INVALID_ADDRESS", f"{value!r} is not HOST:PORT")
         return Address("", 0)
 
     def _path(self, field: str, value: Any) -> Path:
-        if isinstance(value, str) and value:
+        if isinstance(value, str) and value and "\0" not in value:
             return (self._folder / value).resolve()
         self._found.add(field, "MISSING", "it is missing or no text")
         return self._folder

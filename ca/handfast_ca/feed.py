@@ -16,6 +16,7 @@ from handfast.bundle import TrustBundle
 from handfast.crl_change import ListStep
 from handfast.crl_history import StepHistory
 from handfast.revocation import Reason, RevocationList
+from handfast_ca.incident import Reissue
 
 __all__ = ["Announcement", "Feed", "TrustChange", "TrustState"]
 
@@ -38,6 +39,13 @@ class TrustState:
     crls: Mapping[bytes, RevocationList] = field(default_factory=lambda: MappingProxyType({}))
     announced: tuple[Announcement, ...] = ()
     revision: int = 1
+    reissue: Reissue | None = None
+
+    def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
+        """On a list, or announced and soon on one."""
+        if _carried(self.crls.get(issuer_key_id), serial):
+            return True
+        return any(news.serial == serial and news.issuer_key_id == issuer_key_id for news in self.announced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +60,12 @@ class TrustChange:
     bundle: TrustBundle | None
     crls: tuple[RevocationList, ...]
     announced: tuple[Announcement, ...]
+    reissue: Reissue | None = None
     steps: Mapping[bytes, tuple[ListStep, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def whole_of(cls, state: TrustState) -> TrustChange:
-        return cls(True, state.revision, state.bundle, tuple(state.crls.values()), state.announced)
+        return cls(True, state.revision, state.bundle, tuple(state.crls.values()), state.announced, state.reissue)
 
     @classmethod
     def between(cls, old: TrustState, new: TrustState, history: StepHistory) -> TrustChange:
@@ -74,6 +83,7 @@ class TrustChange:
             bundle=None if new.bundle is old.bundle else new.bundle,
             crls=crls,
             announced=tuple(news for news in new.announced if news not in known),
+            reissue=None if new.reissue == old.reissue else new.reissue,
             steps=MappingProxyType({key_id: found for key_id, found in steps.items() if found}),
         )
 
@@ -104,10 +114,9 @@ class Feed:
     def announce(self, news: Iterable[Announcement]) -> None:
         """Tells of revocations at once. Those that are known already change nothing."""
         state = self._state
+        known = frozenset(state.announced)
         fresh = tuple(
-            one
-            for one in news
-            if one not in state.announced and not _carried(state.crls.get(one.issuer_key_id), one.serial)
+            one for one in news if one not in known and not _carried(state.crls.get(one.issuer_key_id), one.serial)
         )
         if fresh:
             self._become(replace(state, announced=state.announced + fresh))
@@ -130,6 +139,11 @@ class Feed:
         """Raises ``Refused`` when the bundle is not a successor of the present one."""
         if self._state.bundle.check_successor(bundle):
             self._become(replace(self._state, bundle=bundle))
+
+    def order_renewals(self, order: Reissue) -> None:
+        """Whoever holds an older certificate is to renew it; those who are away find it in the whole state."""
+        if self._state.reissue is None or self._state.reissue.tainted_at < order.tainted_at:
+            self._become(replace(self._state, reissue=order))
 
     def _become(self, state: TrustState) -> None:
         self._state = replace(state, revision=self._state.revision + 1)

@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.registration import Entry
 
 __all__ = [
@@ -23,11 +25,14 @@ __all__ = [
     "CertificateFilter",
     "CertificateRecord",
     "CrlPlan",
+    "Incidents",
     "Intention",
+    "LearntList",
     "Ledger",
     "Marks",
     "Page",
     "PresentedCertificate",
+    "Recovery",
     "Registrations",
     "RevocationBook",
     "RevokedEntry",
@@ -171,6 +176,18 @@ class CrlPlan:
     turn: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LearntList:
+    """A CRL of this CA that somebody else kept. Its signature was verified; ``entries`` is what is taken from it."""
+
+    issuer_key_id: bytes
+    number: int
+    this_update: datetime
+    next_update: datetime
+    entries: tuple[RevokedEntry, ...]
+    der: bytes = field(repr=False)
+
+
 class Registrations(Protocol):
     """Entries and join tokens."""
 
@@ -272,7 +289,8 @@ class RevocationBook(Protocol):
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime, base: int = 0) -> CrlPlan:
         """The next number, and ``this_update = max(last + 1 s, now - 30 s)``, never ahead of ``now``
-        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one).
+        (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one). Numbers are
+        ``epoch * 2^64 + sequence`` (RFC 5280, 5.2.3: 20 octets at most), the epoch being the mark :data:`CRL_EPOCH`.
 
         On it are all revoked serials of the issuer, except those that a recorded CRL with a thisUpdate past their
         notAfter has carried. ``base`` is the number of the list that the caller has: when it is the newest that was recorded,
@@ -288,6 +306,61 @@ class RevocationBook(Protocol):
         ...
 
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None: ...
+
+
+class Recovery(Protocol):
+    """What a ledger that lost its last hours takes back (threat J9)."""
+
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        """Revokes what the list names and this ledger does not have as revoked; returns exactly that.
+
+        A serial that was never seen is kept as a revoked certificate of ``unknown`` that ends at ``until``, never
+        completed. KEY_COMPROMISE blocks the public keys that are known. The next number and thisUpdate come after those of the
+        list: a number past the own ones begins a new epoch. It becomes the latest CRL when its number is higher.
+        """
+        ...
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        """Takes a completed certificate in, as issued. ``Conflict`` (``SERIAL_EXISTS``) when its serial is known,
+        ``Refused`` (``KEY_BLOCKED``)."""
+        ...
+
+
+class Incidents(Protocol):
+    """What concerns many certificates at once."""
+
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        """Unexpired certificates that fit, intended ones among them, in the order of the book; changes nothing."""
+        ...
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        """All of them in one step, and nothing that was renewed from them. Returns those that were not revoked before;
+        unknown ones are passed over. KEY_COMPROMISE also blocks their public keys."""
+        ...
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        """As ``revoke_identity`` for each, in one step. Returns those that were not revoked before."""
+        ...
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        """The public key is certified for nobody any more (threat A11). False when it was blocked before."""
+        ...
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        """Taints every certificate that is in the book now. The newest order takes the place of the one before."""
+        ...
+
+    async def reissue(self) -> Reissue | None:
+        """The last order that was given."""
+        ...
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        """Who held a live certificate when ``order`` was given, by name, and how each stands now."""
+        ...
 
 
 class Marks(Protocol):
@@ -306,11 +379,15 @@ class Marks(Protocol):
         ...
 
 
-class Ledger(Registrations, CertificateBook, RevocationBook, Marks, Protocol):
-    """All four over one store, so that a step that touches two of them is still one transaction."""
+class Ledger(Registrations, CertificateBook, RevocationBook, Incidents, Recovery, Marks, Protocol):
+    """All of them over one store, so that a step that touches two of them is still one transaction."""
 
-    async def backup(self, path: str) -> None:
-        """One consistent copy while serving."""
+    async def check(self) -> None:
+        """Changes nothing. ``Unavailable`` or ``Broken`` while nothing can be written (threat J2)."""
+        ...
+
+    def problem(self) -> HandfastError | None:
+        """Why every write is refused from now on (threat J3); None while nothing is known to be wrong."""
         ...
 
     async def close(self) -> None: ...

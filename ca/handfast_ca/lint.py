@@ -17,7 +17,9 @@ from cryptography.x509.oid import ExtensionOID
 from handfast.certificates import Leaf
 from handfast.errors import Broken, HandfastError, ViolationsCollector
 from handfast.keys import key_identifier, spki_sha256
+from handfast.ocsp import ocsp_url
 from handfast_ca.template import LeafPlan
+from handfast_ca.urls import PublicUrls
 
 __all__ = ["IssuerFacts", "lint"]
 
@@ -47,11 +49,13 @@ class IssuerFacts:
     subject: x509.Name
     key_id: bytes
     not_after: datetime
+    ocsp_url: str | None = None
 
     @classmethod
-    def of(cls, issuer: x509.Certificate) -> IssuerFacts:
+    def of(cls, issuer: x509.Certificate, urls: PublicUrls | None = None) -> IssuerFacts:
         key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        return cls(issuer.subject, key_id, issuer.not_valid_after_utc)
+        ocsp_url = urls.responder() if urls is not None and urls.ocsp else None
+        return cls(issuer.subject, key_id, issuer.not_valid_after_utc, ocsp_url)
 
 
 def lint(der: bytes, plan: LeafPlan, issuer: IssuerFacts) -> None:
@@ -124,6 +128,7 @@ def _check_decision(
         ("extendedKeyUsage", leaf.usages, admitted.usages),
         ("subjectPublicKeyInfo", spki_sha256(public_key), admitted.spki_sha256),
         ("authorityKeyIdentifier", leaf.issuer_key_id, issuer.key_id),
+        ("authorityInfoAccess", ocsp_url(leaf.certificate), issuer.ocsp_url),
         ("subjectKeyIdentifier", own and own.value, x509.SubjectKeyIdentifier(key_identifier(public_key))),
     )
     for field, is_there, decided in pairs:

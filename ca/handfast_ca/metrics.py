@@ -58,6 +58,9 @@ class CaMetrics:
             registry=self.registry,
             buckets=_PUSH,
         )
+        self._ocsp = Counter(
+            "handfast_ca_ocsp_answers", "OCSP requests answered", ["status", "kept"], registry=self.registry
+        )
         info = Gauge("handfast_ca_build_info", "Always 1", ["version"], registry=self.registry)
         info.labels(version("handfast-ca")).set(1)
         ProcessCollector(registry=self.registry)
@@ -91,6 +94,10 @@ class CaMetrics:
 
     def pushed(self, seconds: float) -> None:
         self._push.observe(seconds)
+
+    def ocsp(self, status: str, *, kept: bool) -> None:
+        """``kept``: the answer was signed before, for somebody else."""
+        self._ocsp.labels(status, "yes" if kept else "no").inc()
 
     def watch(self, authority: Authority) -> None:
         """From now on its state is told, too: looked up when somebody asks, so that nothing is kept twice."""
@@ -149,6 +156,9 @@ class _State:
             authority.issuer.certificate.not_valid_after_utc.timestamp(),
         )
         yield _gauge("watchers", "Open watches of the trust state", authority.feed.watchers)
+        yield _gauge("quarantine", "1 while the CA signs nothing after a restore", float(authority.quarantine.is_open))
+        yield _gauge("witnesses", "Identities that answered since the start", authority.witnesses.answered)
+        yield _gauge("revocations_learnt", "Revocations that agents brought back", authority.quarantine.learnt)
         crl = authority.trust().crls.get(authority.issuer.key_id)
         if crl is not None:
             yield _gauge("crl_age_seconds", "Since the CRL was signed", (now - crl.this_update).total_seconds())
@@ -157,6 +167,14 @@ class _State:
             yield _gauge("crl_number", "Number of the present CRL in its epoch", sequence)
             yield _gauge("crl_entries", "Certificates on the present CRL", len(crl.serials))
             yield _gauge("crl_next_update_timestamp_seconds", "When it expires", crl.next_update.timestamp())
+        signer = authority.responder.signers.present(now)
+        if signer is not None:
+            yield _gauge(
+                "ocsp_signer_expiry_timestamp_seconds",
+                "End of the certificate that OCSP answers are signed with",
+                signer.validity.not_after.timestamp(),
+            )
+        yield _gauge("ocsp_known", "Certificates of which signed OCSP answers are kept", authority.responder.known)
         checks = GaugeMetricFamily("handfast_ca_check", "0 well, 1 a warning, 2 failed: as /readyz", labels=["check"])
         for line in authority.status():
             checks.add_metric([f"{line.group}/{line.name}"], _LEVELS[line.level])

@@ -14,9 +14,10 @@ from starlette.routing import Route
 
 from handfast.certificates import subject_key_id
 from handfast.spiffe_bundle import spiffe_bundle
-from handfast_ca.access import ROUTES
+from handfast_ca.access import POSTED, ROUTES
 from handfast_ca.authority import Authority
 from handfast_ca.metrics import CONTENT_TYPE, CaMetrics
+from handfast_ca.public_ocsp import PublicOcsp
 from handfast_ca.status import Level
 from handfast_ca.urls import issuer_slug
 
@@ -28,18 +29,21 @@ _CRL, _CERTIFICATE, _PEM = "application/pkix-crl", "application/pkix-cert", "app
 def application(authority: Authority, metrics: CaMetrics) -> Starlette:
     """Serves the present state of the authority; nothing here changes anything. Only what ``ROUTES`` declares is there."""
     public = _Public(authority, metrics)
+    ocsp = PublicOcsp(authority, metrics)
     serving = {
         "/crl/{issuer}.crl": public.crl,
         "/crl/{issuer}.pem": public.crl_pem,
         "/ca/{issuer}.cer": public.certificate,
         "/bundle": public.spiffe_bundle,
         "/bundle.pem": public.bundle,
+        "/ocsp": ocsp.post,
+        "/ocsp/{request:path}": ocsp.get,
         "/livez": public.live,
         "/readyz": public.ready,
         "/metrics": public.metrics,
     }
     return Starlette(
-        routes=[Route(path, serving[path]) for path in ROUTES],
+        routes=[Route(path, serving[path], methods=["POST"] if path in POSTED else ["GET"]) for path in ROUTES],
         exception_handlers={HTTPException: _no_such_thing},
     )
 
@@ -89,7 +93,7 @@ class _Public:
 
     async def ready(self, _request: Request) -> Response:
         """200 when every check is well or only a warning, 503 otherwise; a reason for each."""
-        lines = self._authority.status()
+        lines = await self._authority.look()
         good = all(line.level is not Level.FAILED for line in lines)
         checks = [{"name": f"{line.group}/{line.name}", "level": line.level, "detail": line.detail} for line in lines]
         return JSONResponse({"ready": good, "checks": checks}, status_code=200 if good else 503)

@@ -46,6 +46,7 @@ class Publisher:
         feed: Feed,
         time: Timekeeper,
         validity: timedelta,
+        hold: Callable[[], HandfastError | None] = lambda: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._issuer = issuer
@@ -54,6 +55,8 @@ class Publisher:
         self._feed = feed
         self._time = time
         self._validity = validity
+        self.hold = hold
+        """Why nothing may be signed now, when there is something (:mod:`handfast_ca.quarantine`)."""
         self._sleep = sleep
         self._turn = asyncio.Lock()
         self._compare = True
@@ -80,7 +83,7 @@ class Publisher:
         as the first one of a process always is, and whenever the two do not agree on how many there are (threat D4).
 
         Raises ``Broken`` (``CRL_ENTRIES_LOST``, ``LINT``), ``Conflict`` (``CRL_OUT_OF_TURN``), or ``Unavailable``
-        (``CLOCK_BEHIND``, ``CLOCK_AHEAD``, ``AUDIT_UNAVAILABLE``, ``KEY_UNAVAILABLE``); the old CRL stays then.
+        (``CLOCK_BEHIND``, ``CLOCK_AHEAD``, ``AUDIT_UNAVAILABLE``, ``KEY_UNAVAILABLE``, ``QUARANTINED``); the old CRL stays then.
         """
         self._compare |= compare
         if self._next is None:
@@ -101,6 +104,10 @@ class Publisher:
             return made
 
     async def _make(self, own: asyncio.Task[RevocationList] | None, facts: dict[str, AuditValue]) -> RevocationList:
+        held = self.hold()
+        if held is not None:
+            self._next = None if self._next is own else self._next
+            raise held
         previous = self.latest
         plan = await self._plan(own, 0 if previous is None else previous.number)
         if previous is None or plan.turn != previous.number:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from handfast.certificates import Usage
@@ -19,6 +20,7 @@ MINIMUM_LIFETIME = timedelta(minutes=1)
 MAX_COMMENT = 200
 MAX_NAMES = 8
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 RESERVED_PATH = "/handfast/"
 """Identities of the CA itself and its operators live here; `entry add` refuses them."""
@@ -89,8 +91,8 @@ def register(
         )
     if len(comment) > MAX_COMMENT or not comment.isprintable():
         found.add("comment", "INVALID_COMMENT", f"the comment is not at most {MAX_COMMENT} printable characters")
-    used_for = _each(found, "usages", usages, Usage) or tuple(Usage)
-    proved_by = _each(found, "proofs", proofs, Proof) or tuple(Proof)
+    used_for = _each(found, "usages", usages, partial(_chosen, Usage)) or tuple(Usage)
+    proved_by = _each(found, "proofs", proofs, partial(_chosen, Proof)) or tuple(Proof)
     found.raise_if_any("the entry is not valid", kind=Invalid)
     assert identity is not None
     return Entry(
@@ -111,9 +113,13 @@ def _one(found: ViolationsCollector, field: str, text: str, parse: Callable[[str
         return parse(text)
     except Invalid as error:
         found.add(field, error.reason, error.message)
-    except ValueError as error:
-        found.add(field, "INVALID", str(error))
     return None
+
+
+def _chosen(kind: type[E], text: str) -> E:
+    if text not in list(kind):
+        raise Invalid(f"{text[:60]!a} is not one of {', '.join(kind)}", reason="INVALID")
+    return kind(text)
 
 
 def _each(found: ViolationsCollector, field: str, texts: Iterable[str], parse: Callable[[str], T]) -> tuple[T, ...]:

@@ -16,12 +16,15 @@ from handfast_ca.ledger import CertificateRecord, Ledger
 from handfast_ca.publisher import Publisher
 from handfast_ca.timekeeper import Timekeeper
 
-__all__ = ["Revoked", "Revoker"]
+__all__ = ["Revoked", "Revoker", "announcements"]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What was revoked, and the number of a CRL that carries it. ``repeated``: all of it was revoked before."""
+    """What was revoked, and the number of a CRL that carries it: 0 in quarantine, when none is signed.
+
+    ``repeated``: all of it was revoked before.
+    """
 
     serials: tuple[int, ...]
     revoked_at: datetime
@@ -74,7 +77,7 @@ class Revoker:
                 },
                 essential=True,
             )
-            self._feed.announce(_announcements(records))
+            self._feed.announce(announcements(records))
         return len(records)
 
     async def _proclaim(
@@ -83,17 +86,19 @@ class Revoker:
         """The revocation is durable. Nothing that fails from here on keeps the rest from being told."""
         facts |= {"reason": str(reason), "serials": [format_serial(record.serial) for record in records]}
         failure = await self._write_down({**facts, "decision": "granted", "repeated": repeated})
-        self._feed.announce(_announcements(records))
-        crl = self._publisher.latest
-        if crl is None or not repeated or not self._carried(records, crl.serials):
-            crl = await self._publisher.publish()
+        self._feed.announce(announcements(records))
+        number = await self._proven(records, repeated)
         if failure is not None:
             raise failure
         first = min((record.revoked_at for record in records if record.revoked_at), default=self._time.wall())
         told = next((record.reason for record in records if record.reason), reason)
-        return Revoked(
-            tuple(record.serial for record in records), first, told, crl.number, repeated, self._feed.watchers
-        )
+        return Revoked(tuple(record.serial for record in records), first, told, number, repeated, self._feed.watchers)
+
+    async def _proven(self, records: Sequence[CertificateRecord], repeated: bool) -> int:
+        crl = self._publisher.latest
+        if crl is not None and repeated and self._carried(records, crl.serials):
+            return crl.number
+        return 0 if self._publisher.hold() else (await self._publisher.publish()).number
 
     async def _write_down(self, line: dict[str, AuditValue]) -> HandfastError | None:
         try:
@@ -111,7 +116,7 @@ class Revoker:
         return all(record.serial in serials or record.not_after < now for record in records)
 
 
-def _announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:
+def announcements(records: Sequence[CertificateRecord]) -> list[Announcement]:
     return [
         Announcement(record.issuer_key_id, record.serial, record.revoked_at, record.reason)
         for record in records

@@ -2,8 +2,8 @@
 
 1. keys and certificates are read; a root key in place of the issuing key is refused
 2. ledger and audit log are opened, and the authority takes up where the last process stopped
-3. the CA gets its own certificate, through the same nine steps as everybody
-4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificate, retention, alarms
+3. the CA gets its own certificate, through the same nine steps as everybody, and one for its OCSP answers
+4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificates, retention, alarms
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from handfast.csr import build_csr
 from handfast.errors import Refused
 from handfast.identity import SpiffeId
 from handfast.keys import generate
-from handfast.revocation import Revocations
+from handfast.revocation import RevocationList, Revocations
 from handfast.rpc.guard import AioGuard
 from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
@@ -44,7 +44,7 @@ from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
-from handfast_ca.custody.process import forbid_core_dumps
+from handfast_ca.custody.process import forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.limits import Limits
 from handfast_ca.metrics import CaMetrics
@@ -56,7 +56,7 @@ from handfast_ca.service.gate import Gate
 from handfast_ca.service.registry import RegistryService
 from handfast_ca.stores.sqlite import SqliteLedger
 
-__all__ = ["ca_identity", "open_authority", "reserved_credentials", "serve"]
+__all__ = ["ca_identity", "open_authority", "renew_own", "reserved_credentials", "serve"]
 
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
@@ -115,6 +115,7 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
             urls=config.urls,
             reserved=_reserved(config),
             root_crls=(root_crl,),
+            quorum=config.quorum,
         )
         await authority.start()
         stack.push_async_callback(authority.close)
@@ -143,9 +144,21 @@ async def reserved_credentials(authority: Authority, identity: SpiffeId) -> Cred
     )
 
 
+async def renew_own(authority: Authority, source: StaticSource) -> None:
+    """The CA's own certificate, once half of its life is over. Called often, so that an attempt that fails leaves others:
+    nobody speaks to a CA whose certificate expired.
+    """
+    validity = source.current().leaf.validity
+    if authority.time.wall() < validity.not_before + validity.duration / 2:
+        return
+    fresh = await reserved_credentials(authority, source.current().spiffe_id)
+    source.publish(replace(fresh, generation=source.current().generation + 1))
+
+
 async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool = False) -> None:
     """Runs until SIGTERM or SIGINT. ``accept_clock``: an operator says that the clock is right (threat J8)."""
     forbid_core_dumps()
+    raise_file_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,7 +168,10 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
         authority = await stack.enter_async_context(open_authority(config, passphrase))
         if accept_clock and authority.time.problem() is not None:
             await authority.accept_clock(by="ca serve --accept-clock")
-            await authority.publish_crl()
+            if not authority.quarantine.is_open:
+                await authority.publish_crl()
+        if config.urls.ocsp:
+            await authority.responder.signers.renew_if_due()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
         following = asyncio.create_task(_follow_trust(authority, source))
         stack.callback(following.cancel)
@@ -177,15 +193,32 @@ async def _follow_trust(authority: Authority, source: StaticSource) -> None:
     """The CA's own guard knows every revocation when every agent does."""
     async for _change in authority.feed.watch():
         state, present = authority.trust(), source.current()
-        revocations = Revocations(MappingProxyType(dict(state.crls)))
+        lists = {key_id: _judging_by(authority, known) for key_id, known in state.crls.items()}
+        revocations = Revocations(MappingProxyType(lists))
         revocations = revocations.announce((news.issuer_key_id, news.serial) for news in state.announced)
         source.publish(replace(present, bundle=state.bundle, revocations=revocations))
+
+
+def _judging_by(authority: Authority, known: RevocationList) -> RevocationList:
+    """In quarantine the last list is all there is, however old: who holds a newer one must be let in to show it.
+
+    Agents get the list as it is; nothing is signed for whom it lets in.
+    """
+    if not authority.quarantine.is_open:
+        return known
+    return replace(known, next_update=max(known.next_update, authority.issuer.certificate.not_valid_after_utc))
 
 
 @asynccontextmanager
 async def _grpc(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> AsyncIterator[None]:
     permitted = policy(config.trust_domain, config.operators)
-    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
+    guard = AioGuard(
+        source,
+        permitted,
+        open_methods=OPEN_METHODS,
+        observer=gate.metrics.rpc,
+        on_refusal=gate.turned_away,
+    )
     server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
     add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
     add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
@@ -202,16 +235,12 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource, gate
         await status.enter_graceful_shutdown()
         await server.stop(DRAIN_SECONDS)
         guard.close()
+        await gate.turned_away.written()
 
 
 @contextmanager
 def _schedule(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> Iterator[None]:
     """Each job is one call into the core; one that is late runs once, and never beside itself."""
-
-    async def renew_own() -> None:
-        fresh = await reserved_credentials(authority, ca_identity(config))
-        source.publish(replace(fresh, generation=source.current().generation + 1))
-
     scheduler = AsyncIOScheduler(
         timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
     )
@@ -221,8 +250,11 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(authority.forget_expired, "interval", hours=1)
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
+    scheduler.add_job(authority.witnesses.look_again, "interval", minutes=1)
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
-    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 2)
+    if config.urls.ocsp:
+        scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)
+    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 20, args=(authority, source))
     scheduler.start()
     try:
         yield

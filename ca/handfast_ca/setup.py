@@ -11,25 +11,30 @@ from pathlib import Path
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.certificates import fingerprint, pem_chain
-from handfast.errors import Conflict
+from handfast.errors import Conflict, Invalid
 from handfast.identity import TrustDomain
 from handfast_ca.ceremony import ROOT_CRL_MARGIN, make_issuer, make_root, make_root_crl
+from handfast_ca.config import load
 from handfast_ca.custody.file import store_key
 from handfast_ca.urls import PublicUrls
 
-__all__ = ["Initialised", "Wishes", "initialise"]
+__all__ = ["Initialised", "Wishes", "check_free", "initialise"]
+
+_CURVES = {"p256": ec.SECP256R1, "p384": ec.SECP384R1}
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a person may choose. Addresses are HOST:PORT. ``passphrase_file`` is only named in the configuration, for
-    ``serve`` to find it.
+    """What a person may choose. Addresses are HOST:PORT, ``issuer_key`` is p256 or p384. ``passphrase_file`` is only
+    named in the configuration, for ``serve`` to find it.
     """
 
     trust_domain: TrustDomain
+    issuer_key: str = "p256"
     grpc: str = "127.0.0.1:7443"
     enrol: str = "127.0.0.1:7444"
     http: str = "127.0.0.1:7080"
@@ -46,10 +51,21 @@ class Initialised:
     issuer_not_after: datetime
 
 
+def check_free(directory: Path) -> None:
+    """Raises ``Conflict`` (``CA_EXISTS``) unless the directory is missing or empty."""
+    hint = "name a directory that is not there yet"
+    if (directory / "handfast.yaml").exists():
+        raise Conflict(f"there is a CA in {directory} already", reason="CA_EXISTS", hint=hint)
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise Conflict(f"{directory} is not an empty directory", reason="CA_EXISTS", hint=hint)
+
+
 def initialise(directory: Path, wishes: Wishes, *, passphrase: bytes | None, now: datetime) -> Initialised:
-    """Builds beside the place, then renames. Raises ``Conflict`` (``CA_EXISTS``) when the directory has something in it."""
-    if directory.exists() and any(directory.iterdir()):
-        raise Conflict(f"{directory} is not empty", reason="CA_EXISTS", hint="name a directory that is not there yet")
+    """Builds beside the place, then renames: there is a whole CA, or none.
+
+    Raises what :func:`check_free` raises, and ``Invalid`` for wishes that no configuration may hold.
+    """
+    check_free(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
     try:
@@ -69,7 +85,8 @@ def _fill(folder: Path, wishes: Wishes, passphrase: bytes | None, now: datetime)
         (folder / name).mkdir(mode=0o700)
     urls = PublicUrls(_public_url(wishes))
     root = make_root(wishes.trust_domain, now=now)
-    issuing = make_issuer(root, wishes.trust_domain, now=now, urls=urls)
+    curve = _CURVES[wishes.issuer_key]()
+    issuing = make_issuer(root, wishes.trust_domain, now=now, curve=curve, urls=urls)
     until = issuing.certificate.not_valid_after_utc
     crl = make_root_crl(root, now=now, next_update=until + ROOT_CRL_MARGIN)
     store_key(folder / "root" / "root.key", root.key, passphrase)
@@ -78,8 +95,19 @@ def _fill(folder: Path, wishes: Wishes, passphrase: bytes | None, now: datetime)
     _write(folder / "root" / "root.crl", crl.public_bytes(Encoding.PEM))
     _write(folder / "issuer" / "issuer.crt", pem_chain([issuing.certificate]))
     _write(folder / "handfast.yaml", _config(wishes).encode("utf-8"))
+    _check_config(folder / "handfast.yaml")
     _sync(folder)
     return root.certificate, until
+
+
+def _check_config(file: Path) -> None:
+    """Read as ``serve`` will read it, while there is still nothing to undo."""
+    try:
+        load(file)
+    except Invalid as error:
+        more = f" (and {len(error.violations) - 1} more)" if len(error.violations) > 1 else ""
+        said = f"{error.violations[0]}{more}" if error.violations else error.message
+        raise Invalid(f"no CA can be made so: {said}", reason=error.reason, violations=error.violations) from error
 
 
 def _public_url(wishes: Wishes) -> str:
@@ -107,6 +135,7 @@ def _config(wishes: Wishes) -> str:
 
 def _write(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
+        os.fchmod(file.fileno(), 0o644)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -41,12 +41,16 @@ def status_lines(
     crl: RevocationList | None,
     clock_problem: HandfastError | None,
     crl_problem: HandfastError | None,
+    ledger_problem: HandfastError | None,
     now: datetime,
+    ocsp: StatusLine | None = None,
 ) -> tuple[StatusLine, ...]:
     return (
         issuer_line(issuer, now),
         crl_line(crl, now),
         _problem_line("revocation", "publishing", crl_problem, "the last CRL was published"),
+        *([] if ocsp is None else [ocsp]),
+        _problem_line("ledger", "file", ledger_problem, "nothing is wrong with it"),
         _problem_line("clock", "time", clock_problem, f"{now:%Y-%m-%dT%H:%M:%SZ}"),
     )
 

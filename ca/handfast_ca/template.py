@@ -100,7 +100,7 @@ def _constant_extensions(
     if urls is not None:
         extensions += [
             (crl_distribution_points(urls, issuer_key_id), False),
-            (issuer_access(urls, issuer_key_id), False),
+            (leaf_access(urls, issuer_key_id), False),
         ]
     return [x509.Extension(value.oid, critical, value) for value, critical in extensions]
 
@@ -123,6 +123,17 @@ def leaf_key_usage() -> x509.KeyUsage:
 def crl_distribution_points(urls: PublicUrls, issuer_key_id: bytes) -> x509.CRLDistributionPoints:
     location = x509.UniformResourceIdentifier(urls.crl(issuer_key_id))
     return x509.CRLDistributionPoints([x509.DistributionPoint([location], None, None, None)])
+
+
+def leaf_access(urls: PublicUrls, issuer_key_id: bytes) -> x509.AuthorityInformationAccess:
+    """Where to ask about the leaf, unless OCSP is switched off, and where its issuer's certificate is."""
+    issuer = issuer_access(urls, issuer_key_id)
+    if not urls.ocsp:
+        return issuer
+    location = x509.UniformResourceIdentifier(urls.responder())
+    return x509.AuthorityInformationAccess(
+        [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, location), *issuer]
+    )
 
 
 def issuer_access(urls: PublicUrls, issuer_key_id: bytes) -> x509.AuthorityInformationAccess:

@@ -26,6 +26,8 @@ class PublicUrls:
     """
 
     base: str
+    ocsp: bool = True
+    """Whether this CA answers OCSP requests, so that its leaves say where."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base)
@@ -47,3 +49,7 @@ class PublicUrls:
 
     def certificate(self, key_id: bytes) -> str:
         return f"{self.base.rstrip('/')}/ca/{issuer_slug(key_id)}.cer"
+
+    def responder(self) -> str:
+        """One for all issuers: a request says whose certificate it is about. A GET adds a slash and the request."""
+        return f"{self.base.rstrip('/')}/ocsp"

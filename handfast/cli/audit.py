@@ -27,6 +27,8 @@ def _subject(row: Row) -> object:
     """Whom or what the decision was about."""
     if "crl_number" in row:
         return f"CRL {shown_number(row['crl_number'])}, {row.get('entries', 0)} entries"
+    if row.get("count") is not None and "serials" in row:
+        return f"{row['count']} certificates: {row.get('detail', '')}"
     return row.get("spiffe_id") or row.get("serial") or row.get("serials") or row.get("detail")
 
 
@@ -84,19 +86,29 @@ def _newest_first(ctx: click.Context) -> Iterator[dict[str, Any]]:
 
 @audit.command("verify")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--at-least",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="As many records were there once: an older report says it.",
+)
 @output_option
-def verify(file: Path, output: str) -> None:
+def verify(file: Path, at_least: int, output: str) -> None:
     """Check the chain of an audit log, on the CA's machine or over a copy.
 
-    Finds a line that was changed, removed, moved, or cut off at the end (when the head file lies beside it). Exits 1 on
-    any of them.
+    Finds a line that was changed, removed, moved, or cut off at the end. The end is remembered by the head file beside
+    it, by the ledger beside it, and by --at-least. Exits 1 on any of them.
     """
     from importlib import import_module
     from importlib.util import find_spec
 
     if find_spec("handfast_ca") is None:
         raise NotFound("`audit verify` comes with the distribution handfast-ca", hint="pip install handfast-ca")
-    report = import_module("handfast_ca.audit").verify_audit(file)
+    ledger = file.with_name("ledger.db")
+    if ledger.exists():
+        at_least = max(at_least, import_module("handfast_ca.stores.snapshot").audit_mark(ledger))
+    report = import_module("handfast_ca.audit").verify_audit(file, at_least=at_least)
     checks = list(_checks(file, report))
     if output == "table":
         print_checks(checks)

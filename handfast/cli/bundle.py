@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from handfast.cli.output import Column, emit, note, output_option
-from handfast.cli.trust import trust_update
+from handfast.cli.session import trust_update
 
 __all__ = ["bundle"]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
+from handfast.cli.duration import DURATION
 from handfast.cli.exits import Exit
 from handfast.cli.files import read_file, write_file
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
-from handfast.errors import HandfastError
-from handfast.lifetime import parse_duration
+from handfast.cli.suggestion import suggesting
+from handfast.errors import HandfastError, NotFound
 
 __all__ = ["cert"]
 
@@ -44,9 +47,9 @@ def cert() -> None:
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Directory for key and certificate."
 )
-@click.option("--ttl", default="", help="Shorter than the entry's lifetime, like 1h.")
+@click.option("--ttl", type=DURATION, help="Shorter than the entry's lifetime, like 1h.")
 @click.pass_context
-def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
+def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: timedelta | None) -> None:
     """Make a key here and have it certified for SPIFFE_ID, into --out in the layout that the agent writes.
 
     For people and for what cannot run an agent. Nobody renews it: `handfast cert renew` does when asked.
@@ -57,11 +60,12 @@ def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
     from handfast.wire.v1 import registry_pb2
 
     SpiffeId.parse(spiffe_id)
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_writable(out)
     key = generate()
     request = registry_pb2.SignRequest(spiffe_id=spiffe_id, csr=build_csr(key), lifetime=_lifetime(ttl))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         issued = stub.Sign(request, timeout=TIMEOUT)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write_credentials(out, dump_private_key_pem(key), issued)
     note(f"written to {out}: tls.crt, tls.key, ca.crt, crl.pem")
 
@@ -78,9 +82,9 @@ def issue(ctx: click.Context, spiffe_id: str, out: Path, ttl: str) -> None:
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to write the chain; stdout when absent."
 )
-@click.option("--ttl", default="", help="Shorter than the entry's lifetime, like 1h.")
+@click.option("--ttl", type=DURATION, help="Shorter than the entry's lifetime, like 1h.")
 @click.pass_context
-def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, ttl: str) -> None:
+def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, ttl: timedelta | None) -> None:
     """Certify the public key of a CSR for SPIFFE_ID. Names in the CSR must be the entry's."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -97,7 +101,7 @@ def sign(ctx: click.Context, spiffe_id: str, csr_file: Path, out: Path | None, t
     if data.lstrip().startswith(b"-----"):
         data = x509.load_pem_x509_csr(data).public_bytes(Encoding.DER)
     request = registry_pb2.SignRequest(spiffe_id=spiffe_id, csr=data, lifetime=_lifetime(ttl))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         issued = stub.Sign(request, timeout=TIMEOUT)
     write_result(out, _chain_pem(issued.chain))
 
@@ -154,12 +158,12 @@ def needs_renewal(file: Path, fraction: float) -> None:
     "--identity", default="", metavar="GLOB", help="Only identities that match, like 'spiffe://prod.example/shop/*'."
 )
 @click.option("--status", type=click.Choice(["valid", "revoked", "expired", "intended"]), help="Only these.")
-@click.option(
-    "--expiring-within", default="", metavar="DURATION", help="Only those that expire within this time, like 12h."
-)
+@click.option("--expiring-within", type=DURATION, help="Only those that expire within this time, like 12h.")
 @output_option
 @click.pass_context
-def list_(ctx: click.Context, identity: str, status: str | None, expiring_within: str, output: str) -> None:
+def list_(
+    ctx: click.Context, identity: str, status: str | None, expiring_within: timedelta | None, output: str
+) -> None:
     """List certificates."""
     from handfast.wire.v1 import registry_pb2
 
@@ -211,10 +215,17 @@ def row(message: Any) -> dict[str, Any]:
     }
 
 
-def _lifetime(text: str) -> Any:
+def _lifetime(wanted: timedelta | None) -> Any:
     from handfast.wire.codec import duration_to_wire
 
-    return duration_to_wire(parse_duration(text)) if text else None
+    return None if wanted is None else duration_to_wire(wanted)
+
+
+def _check_writable(out: Path) -> None:
+    """Before anything is issued; and nothing is made yet, since the CA may refuse."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise NotFound(f"{out} cannot be written: {nearest} is no directory to write to", reason="NO_FILE")
 
 
 def _chain_pem(ders: Any) -> bytes:

@@ -10,6 +10,7 @@ from enum import StrEnum
 import click
 
 from handfast.cli.output import colour_wanted
+from handfast.cli.terminal import printable
 from handfast.errors import HandfastError
 
 __all__ = ["Check", "Level", "any_failed", "as_rows", "failed", "print_checks"]
@@ -65,6 +66,6 @@ def print_checks(checks: Iterable[Check]) -> None:
         for line in lines:
             mark, colour = _MARKS[line.level]
             shown = click.style(mark, fg=colour) if colour_wanted() else mark
-            print(f"  {shown} {line.name}" + (f": {line.detail}" if line.detail else ""))
+            print(f"  {shown} {line.name}" + (f": {printable(line.detail)}" if line.detail else ""))
             if line.hint and line.level is not Level.OK:
-                print(f"    hint: {line.hint}")
+                print(f"    hint: {printable(line.hint)}")

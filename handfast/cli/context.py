@@ -35,22 +35,22 @@ def load(path: str | None) -> Context:
     """Reads the context. Raises ``NotFound`` when there is none, ``Invalid`` with every mistake at once."""
     file = Path(path) if path else default_path()
     try:
-        text = file.read_text("utf-8")
+        data = file.read_bytes()
     except OSError as error:
         raise NotFound(
             f"there is no operator's context at {file}: {error.strerror}",
             reason="NO_CONTEXT",
             hint="name one with --context or HANDFAST_CONTEXT; `handfast ca init` writes one",
         ) from error
-    return _parse(text, file)
+    return _parse(data, file)
 
 
-def _parse(text: str, file: Path) -> Context:
+def _parse(data: bytes, file: Path) -> Context:
     import yaml
 
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(data.decode("utf-8"))
+    except Exception as error:  # more than the loader's own: dates that do not exist, brackets in thousands
         raise Invalid(f"{file} is not YAML: {error}", reason="INVALID_CONTEXT") from error
     found = ViolationsCollector()
     if not isinstance(values, dict):
@@ -58,17 +58,17 @@ def _parse(text: str, file: Path) -> Context:
     for key in values:
         if key not in _KEYS:
             found.add(str(key), "UNKNOWN_KEY", f"unknown key {key!r}; known are {', '.join(_KEYS)}")
-    for key in ("authority", "trust_domain", "credentials"):
-        if not isinstance(values.get(key), str):
+    texts = {"server": f"spiffe://{values.get('trust_domain')}/handfast/ca", **values}
+    for key in ("authority", "trust_domain", "server", "credentials"):
+        if not isinstance(texts.get(key), str) or "\0" in texts[key]:
             found.add(key, "MISSING", "it is missing or no text")
     found.raise_if_any(f"the context {file} is not valid", kind=Invalid)
-    trust_domain = TrustDomain(values["trust_domain"])
     return Context(
         authority=values["authority"],
         http=str(values.get("http", "")),
-        trust_domain=trust_domain,
-        server=SpiffeId.parse(values.get("server", f"spiffe://{trust_domain}/handfast/ca")),
-        credentials=(file.parent / Path(values["credentials"]).expanduser()).resolve(),
+        trust_domain=TrustDomain(values["trust_domain"]),
+        server=SpiffeId.parse(texts["server"]),
+        credentials=(file.parent / os.path.expanduser(values["credentials"])).resolve(),  # noqa: PTH111 - it never raises
     )
 
 

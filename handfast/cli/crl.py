@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from handfast.cli.output import Column, emit, note, output_option, shown_time
-from handfast.cli.trust import trust_update
+from handfast.cli.session import trust_update
+from handfast.errors import NotFound
 
 __all__ = ["crl", "shown_number"]
 
@@ -51,6 +52,10 @@ def download(ctx: click.Context, file: Path | None, der: bool, issuer: str) -> N
 
     lists = [x509.load_der_x509_crl(sent.der) for sent in trust_update(ctx).crls]
     lists = [one for one in lists if issuer.lower() in one.issuer.rfc4514_string().lower()]
+    if issuer and not lists:
+        raise NotFound(
+            f"there is no list of an issuer {issuer!r}", reason="NO_LIST", hint="`handfast crl show` lists them"
+        )
     if der and len(lists) != 1:
         raise click.UsageError(f"--der holds one list, and there are {len(lists)}: choose with --issuer")
     encoding = Encoding.DER if der else Encoding.PEM

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from handfast.cli.demo_mesh import Mesh, Service, wait_for
 from handfast.cli.demo_service import FOLLOW, GREET
 from handfast.cli.output import Column, emit_one, note, output_option
 from handfast.errors import HandfastError, Refused
+from handfast.rpc.folder import private_folder
 from handfast.sources import StaticSource
 
 __all__ = ["demo"]
@@ -64,7 +64,7 @@ def demo(seconds: float, output: str) -> None:
     Exits 0 only if every step was seen to work. Times after the revocation count from the start of the operator's command,
     which returns later than the refusals come: the CA tells everybody before it answers.
     """
-    with tempfile.TemporaryDirectory(prefix="handfast-demo-") as folder, Mesh.at(Path(folder), note) as mesh:
+    with private_folder("handfast-demo-", room=48) as folder, Mesh.at(Path(folder), note) as mesh:
         began = time.monotonic()
         mesh.start_ca()
         ready = time.monotonic() - began

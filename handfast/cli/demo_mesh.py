@@ -120,7 +120,7 @@ class Mesh:
 
     def init_ca(self) -> None:
         self.run(
-            *("ca", "init", "ca", "--trust-domain", TRUST_DOMAIN, "--no-passphrase"),
+            *("ca", "init", "ca", "--trust-domain", TRUST_DOMAIN, "--no-passphrase", "--no-write-context"),
             *("--grpc", self.grpc, "--enrol", self.enrol, "--http", self.http),
         )
         # Nobody renews every 300 ms but a demonstration.
@@ -168,6 +168,7 @@ class Mesh:
             [*HANDFAST, *words],
             cwd=self.folder,
             env={**os.environ, "HANDFAST_CONTEXT": str(self.context)},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,

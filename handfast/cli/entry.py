@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 
+from handfast.cli.duration import DURATION
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
-from handfast.lifetime import format_duration, parse_duration
+from handfast.cli.suggestion import suggesting
+from handfast.lifetime import format_duration
 
 __all__ = ["entry"]
 
@@ -42,7 +44,7 @@ def entry() -> None:
 @click.option("--dns", "dns_names", multiple=True, help="A DNS name its certificates may carry. Repeatable.")
 @click.option("--ip", "ip_addresses", multiple=True, help="An IP address its certificates may carry. Repeatable.")
 @click.option("--usage", default="client,server", show_default=True, help="client, server, or both with a comma.")
-@click.option("--ttl", default="", help="Longest lifetime of a certificate, like 15m or 24h. [default: the CA's]")
+@click.option("--ttl", type=DURATION, help="Longest lifetime of a certificate, like 15m or 24h. [default: the CA's]")
 @click.option("--proof", "proofs", multiple=True, help="How it may prove itself: join-token, operator. [default: both]")
 @click.option("--selector", default="", help="For proofs that know selectors: k8s:ns=shop,k8s:sa=web.")
 @click.option("--allow-rsa", is_flag=True, help="Also take RSA keys of 2048 bits and more.")
@@ -55,8 +57,7 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
     \b
     handfast entry add spiffe://prod.example/web --dns web.shop.svc --ttl 24h
     """
-    from google.protobuf.duration_pb2 import Duration
-
+    from handfast.wire.codec import duration_to_wire
     from handfast.wire.v1 import registry_pb2
 
     wanted = registry_pb2.Entry(
@@ -64,7 +65,7 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
         dns_names=fields["dns_names"],
         ip_addresses=fields["ip_addresses"],
         usages=_words(fields["usage"]),
-        lifetime=Duration(seconds=int(parse_duration(fields["ttl"]).total_seconds())) if fields["ttl"] else None,
+        lifetime=None if fields["ttl"] is None else duration_to_wire(fields["ttl"]),
         proofs=fields["proofs"],
         selectors=_words(fields["selector"]),
         allow_rsa=fields["allow_rsa"],
@@ -102,7 +103,7 @@ def show(ctx: click.Context, spiffe_id: str, output: str) -> None:
     """Show the entry of SPIFFE_ID."""
     from handfast.wire.v1 import registry_pb2
 
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         found = stub.GetEntry(registry_pb2.GetEntryRequest(spiffe_id=spiffe_id), timeout=TIMEOUT)
     emit_one(row(found), DETAIL, output, name="spiffe_id")
 
@@ -114,7 +115,7 @@ def remove(ctx: click.Context, spiffe_id: str) -> None:
     """Remove the entry of SPIFFE_ID: no new certificates, no renewals. Present certificates live on until they expire."""
     from handfast.wire.v1 import registry_pb2
 
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         stub.RemoveEntry(registry_pb2.RemoveEntryRequest(spiffe_id=spiffe_id), timeout=TIMEOUT)
     note(f"removed; its certificates stay valid until they expire: `handfast revoke {spiffe_id}` ends them now")
 

@@ -14,6 +14,7 @@ from enum import IntEnum
 
 import click
 
+from handfast.cli.terminal import printable
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 
 __all__ = ["Exit", "exit_code", "explain", "explain_misuse", "forget_stdout", "leave_on_error"]
@@ -59,14 +60,19 @@ def explain(error: HandfastError) -> str:
         lines.append(f"hint: try again in {max(1, round(error.retry_after))} s")
     if error.hint:
         lines.append(f"hint: {error.hint}")
-    return "\n".join(lines)
+    return "\n".join(map(_shown, lines))
+
+
+def _shown(line: str) -> str:
+    """A message may have lines of its own, such as those of a YAML parser; other control characters are escaped."""
+    return "\n".join(map(printable, line.splitlines()))
 
 
 def explain_misuse(error: click.ClickException) -> str:
     """What was wrong with the words of a command, and where its help is. A group without a command shows its help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message()
-    message = error.format_message().rstrip(".")
+    message = _shown(error.format_message().rstrip("."))
     lines = [f"error: {message[:1].lower()}{message[1:]}"]
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"hint: `{error.ctx.command_path} --help` tells how it is used")
@@ -75,7 +81,9 @@ def explain_misuse(error: click.ClickException) -> str:
 
 @contextmanager
 def leave_on_error() -> Iterator[None]:
-    """Turns what Handfast raises on purpose into a message and an exit code. Everything else is a bug and shows as one."""
+    """Turns what Handfast raises on purpose, and what the system refuses (a directory that may not be written to, a full
+    disk), into a message and an exit code. Everything else is a bug and shows as one.
+    """
     try:
         yield
     except HandfastError as error:
@@ -90,6 +98,12 @@ def leave_on_error() -> Iterator[None]:
     except BrokenPipeError:
         forget_stdout()
         raise SystemExit(Exit.DONE) from None
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror[:1].lower()}{error.strerror[1:]}", file=sys.stderr)
+        raise SystemExit(Exit.REFUSED) from error
 
 
 def forget_stdout() -> None:

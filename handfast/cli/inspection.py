@@ -1,4 +1,4 @@
-"""``handfast inspect``: reads anything X.509 without a CA: certificates, keys, CSRs, CRLs, or what a server presents."""
+"""``handfast inspect``: reads anything X.509 without a CA: certificates, keys, CSRs, CRLs, OCSP answers, or what a server presents."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _HEADINGS = {
     "ip_addresses": "IP addresses",
     "key_sha256": "key SHA-256",
     "crl_urls": "CRL URLs",
+    "ocsp_url": "OCSP URL",
     "issuer_key_id": "issuer key ID",
     "subject_key_id": "subject key ID",
 }
@@ -42,7 +43,7 @@ def inspect(target: str, output: str) -> None:
     else:
         from handfast.cli.files import read_file
 
-        items = read_items(read_file(file))
+        items = read_items(read_file(file), target)
     if output in ("json", "yaml"):
         print_document(items, output)
         return

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from handfast.cli.terminal import printable
+
 __all__ = [
     "Column",
     "Row",
@@ -39,8 +41,8 @@ class Column:
         if value is None or value == "":
             return "-"
         if isinstance(value, list | tuple):
-            return ", ".join(str(item) for item in value) or "-"
-        return str(value)
+            return ", ".join(printable(str(item)) for item in value) or "-"
+        return printable(str(value))
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +68,7 @@ def emit(
             note(empty)
     elif output == "name":
         for row in rows:
-            print(row[name])
+            print(printable(str(row[name])))
     else:
         print_document([dict(row) for row in rows], output)
 
@@ -78,14 +80,14 @@ def emit_one(row: Row, columns: Sequence[Column], output: str, *, name: str) -> 
         for column in columns:
             print(f"{column.heading + ':':<{width + 1}} {column.text(row)}")
     elif output == "name":
-        print(row[name])
+        print(printable(str(row[name])))
     else:
         print_document(dict(row), output)
 
 
 def note(text: str) -> None:
     """One line for the person, on stderr."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def colour_wanted() -> bool:
@@ -104,11 +106,17 @@ def shown_time(moment: datetime | None) -> str | None:
 
 def print_document(value: object, output: str) -> None:
     if output == "json":
-        print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        if not text.replace("\n", "").isprintable():
+            text = json.dumps(value, indent=2, default=str)
+        print(text)
         return
     import yaml
 
-    print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():
+        text = yaml.safe_dump(value, sort_keys=False)
+    print(text, end="")
 
 
 def _print_table(rows: Sequence[Row], columns: Sequence[Column]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 
 from handfast.certificates import Usage, authority_key_id, fingerprint, format_serial, subject_key_id
 from handfast.cli.crl import row as crl_row
 from handfast.cli.output import shown_time
 from handfast.errors import Invalid
 from handfast.keys import spki_sha256
+from handfast.ocsp import ocsp_url
 
 __all__ = ["certificate_item", "read_items"]
 
@@ -22,12 +25,13 @@ Item = dict[str, Any]
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
-def read_items(data: bytes) -> list[Item]:
+def read_items(data: bytes, source: str = "it") -> list[Item]:
     """Every object in a PEM text, or the one object of a DER file. Raises ``Invalid`` when there is none."""
-    items = list(_pem_items(data)) or [item for item in [_der_item(data)] if item]
+    items = list(_pem_items(data)) or [item for item in [_der_item(data) or _container_item(data)] if item]
     if not items:
         raise Invalid(
-            "there is nothing X.509 in it: no certificate, key, CSR or CRL, neither PEM nor DER", reason="UNREADABLE"
+            f"there is nothing X.509 in {source}: no certificate, key, CSR, CRL or OCSP answer, neither PEM nor DER",
+            reason="UNREADABLE",
         )
     return items
 
@@ -64,6 +68,7 @@ def _der_item(data: bytes) -> Item | None:
         lambda: csr_item(x509.load_der_x509_csr(data)),
         lambda: private_key_item(serialization.load_der_private_key(data, password=None)),
         lambda: public_key_item(serialization.load_der_public_key(data)),
+        lambda: ocsp_item(ocsp.load_der_ocsp_response(data)),
     )
     for read in readers:
         try:
@@ -71,6 +76,18 @@ def _der_item(data: bytes) -> Item | None:
         except (ValueError, TypeError):
             continue
     return None
+
+
+def _container_item(data: bytes) -> Item | None:
+    """A CA's key file (``handfast_ca.custody``): named, never opened."""
+    try:
+        header = json.loads(data)
+        if not header["format"].startswith("handfast-key-"):
+            return None
+        sealed = "not sealed: its file mode protects it" if header["kdf"] == "none" else f"sealed ({header['kdf']})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {"name": "key", "kind": "private key of a CA", "key": sealed}
 
 
 def certificate_item(certificate: x509.Certificate) -> Item:
@@ -93,6 +110,7 @@ def certificate_item(certificate: x509.Certificate) -> Item:
         "key_sha256": spki_sha256(certificate.public_key()).hex(),
         "fingerprint": fingerprint(certificate),
         "crl_urls": _crl_urls(extensions),
+        "ocsp_url": ocsp_url(certificate),
         "issuer_key_id": aki.hex() if aki else None,
         "subject_key_id": ski.hex() if ski else None,
     }
@@ -119,6 +137,26 @@ def csr_item(csr: x509.CertificateSigningRequest) -> Item:
         "key": _key_name(csr.public_key()),
         "key_sha256": spki_sha256(csr.public_key()).hex(),
         "signature": "valid" if csr.is_signature_valid else "WRONG",
+    }
+
+
+def ocsp_item(answer: ocsp.OCSPResponse) -> Item:
+    """As it says, believed by nobody: `handfast verify --ocsp` checks one."""
+    item: Item = {"name": "ocsp", "kind": "OCSP answer", "response": answer.response_status.name.lower()}
+    if answer.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
+        return item
+    signer = (
+        answer.responder_name.rfc4514_string() if answer.responder_name else (answer.responder_key_hash or b"").hex()
+    )
+    reason = answer.revocation_reason
+    return item | {
+        "serial": format_serial(answer.serial_number),
+        "status": answer.certificate_status.name.lower(),
+        "this_update": shown_time(answer.this_update_utc),
+        "next_update": shown_time(answer.next_update_utc) if answer.next_update_utc else None,
+        "revoked_at": shown_time(answer.revocation_time_utc) if answer.revocation_time_utc else None,
+        "reason": reason.value if reason else None,
+        "signed_by": signer,
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
     from handfast.wire.v1.registry_pb2_grpc import RegistryStub
 
-__all__ = ["TIMEOUT", "authority", "connected", "pages", "registry"]
+__all__ = ["TIMEOUT", "authority", "connected", "pages", "registry", "trust_update"]
 
 TIMEOUT = timedelta(seconds=20).total_seconds()
 """Longest that one call of the command line waits, in seconds."""
@@ -40,6 +40,14 @@ def authority(ctx: click.Context) -> Iterator[AuthorityStub]:
 
     with _as_operator(ctx) as channel:
         yield AuthorityStub(channel)
+
+
+def trust_update(ctx: click.Context) -> Any:
+    """The whole trust state, over mutual TLS. Returns a ``TrustUpdate`` message."""
+    from handfast.wire.v1 import authority_pb2
+
+    with authority(ctx) as stub:
+        return stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=TIMEOUT)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import click
 
+from handfast.cli.duration import DURATION
 from handfast.cli.output import note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
-from handfast.lifetime import parse_duration
+from handfast.cli.suggestion import suggesting
 
 __all__ = ["token"]
 
@@ -18,11 +21,13 @@ def token() -> None:
 
 @token.command("create")
 @click.argument("spiffe_id")
-@click.option("--ttl", default="10m", show_default=True, help="How long it may wait to be redeemed; at most 10m.")
+@click.option(
+    "--ttl", type=DURATION, default="10m", show_default=True, help="How long it may wait to be redeemed; at most 10m."
+)
 @click.option("--from", "cidr", default="", metavar="CIDR", help="Only from these addresses, like 10.1.0.0/16.")
 @output_option
 @click.pass_context
-def create(ctx: click.Context, spiffe_id: str, ttl: str, cidr: str, output: str) -> None:
+def create(ctx: click.Context, spiffe_id: str, ttl: timedelta, cidr: str, output: str) -> None:
     """Make a join token for SPIFFE_ID and print it, once.
 
     Give it to the agent through a file or its standard input, never as an argument or in the environment:
@@ -30,16 +35,14 @@ def create(ctx: click.Context, spiffe_id: str, ttl: str, cidr: str, output: str)
     \b
     (umask 077; handfast token create spiffe://prod.example/web > join-token)
     """
-    from google.protobuf.duration_pb2 import Duration
-
     from handfast.cli.output import print_document
-    from handfast.wire.codec import time_from_wire
+    from handfast.wire.codec import duration_to_wire, time_from_wire
     from handfast.wire.v1 import registry_pb2
 
-    lifetime = Duration(seconds=int(parse_duration(ttl).total_seconds()))
-    with registry(ctx) as stub:
+    with suggesting(ctx, spiffe_id), registry(ctx) as stub:
         made = stub.CreateToken(
-            registry_pb2.CreateTokenRequest(spiffe_id=spiffe_id, lifetime=lifetime, allowed_cidr=cidr), timeout=TIMEOUT
+            registry_pb2.CreateTokenRequest(spiffe_id=spiffe_id, lifetime=duration_to_wire(ttl), allowed_cidr=cidr),
+            timeout=TIMEOUT,
         )
     expires = shown_time(time_from_wire(made.expires_at))
     if output in ("json", "yaml"):

@@ -1,12 +1,10 @@
-"""What a CA tells everybody: the trust state over mutual TLS, and its public files over plain HTTP."""
+"""What a CA tells everybody over plain HTTP. Nothing is believed for coming from there: a list carries its signature."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from handfast.cli.context import Context
 from handfast.errors import Invalid, NotFound, Unavailable
@@ -15,19 +13,10 @@ if TYPE_CHECKING:
     from handfast.credentials import Credentials
     from handfast.revocation import RevocationList
 
-__all__ = ["fetch_list", "http_get", "public_file", "trust_update"]
+__all__ = ["fetch_list", "http_get", "public_file"]
 
 MAX_BYTES = 64 * 1024 * 1024
 HTTP_SECONDS = 5.0
-
-
-def trust_update(ctx: click.Context) -> Any:
-    """The whole trust state, over mutual TLS. Returns a ``TrustUpdate`` message."""
-    from handfast.cli.session import TIMEOUT, authority
-    from handfast.wire.v1 import authority_pb2
-
-    with authority(ctx) as stub:
-        return stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=TIMEOUT)
 
 
 def http_get(context: Context, path: str) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ from handfast.cli.checks import Check, Level, any_failed, as_rows, print_checks
 from handfast.cli.exits import Exit
 from handfast.cli.files import read_file
 from handfast.cli.output import output_option, print_document, shown_time
-from handfast.errors import HandfastError
+from handfast.errors import HandfastError, Invalid
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -38,6 +38,7 @@ _FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
     type=_FILE,
     help="Revocation lists, PEM. Without it, revocation is not checked, and it says so.",
 )
+@click.option("--ocsp", "ocsp_file", type=_FILE, help="An OCSP answer about the certificate, DER.")
 @click.option(
     "--usage",
     type=click.Choice(["client", "server"]),
@@ -49,7 +50,14 @@ _FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 @click.option("--dns", default="", help="A DNS name that it must have.")
 @output_option
 def verify(
-    file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, output: str
+    file: Path,
+    bundle_file: Path,
+    crl_file: Path | None,
+    ocsp_file: Path | None,
+    usage: str,
+    identity: str,
+    dns: str,
+    output: str,
 ) -> None:
     """Verify the certificate chain in FILE (leaf first) against a trust bundle and revocation lists.
 
@@ -58,21 +66,31 @@ def verify(
     from handfast.clock import SystemClock
 
     now = SystemClock().now()
-    checks = list(_verify(file, bundle_file, crl_file, usage, identity, dns, now))
+    checks = list(_verify(file, bundle_file, crl_file, ocsp_file, usage, identity, dns, now))
     if output in ("json", "yaml"):
         print_document(as_rows(checks), output)
+    elif output == "name":
+        for check in checks:
+            print(check.name)
     else:
         print_checks(checks)
     raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
 
 
 def _verify(
-    file: Path, bundle_file: Path, crl_file: Path | None, usage: str, identity: str, dns: str, now: datetime
+    file: Path,
+    bundle_file: Path,
+    crl_file: Path | None,
+    ocsp_file: Path | None,
+    usage: str,
+    identity: str,
+    dns: str,
+    now: datetime,
 ) -> Iterator[Check]:
     from handfast.bundle import TrustBundle
-    from handfast.certificates import Leaf, Usage, load_certificates, verify_leaf
+    from handfast.certificates import Leaf, Usage, verify_leaf
 
-    chain = load_certificates(read_file(file))
+    chain = _certificates(file)
     group = str(file)
     try:
         leaf = Leaf.of(chain[0])
@@ -97,7 +115,21 @@ def _verify(
         yield Check(group, "path", Level.OK, names)
         yield Check(group, "validity", Level.OK, f"until {shown_time(leaf.validity.not_after)}")
     yield from _verify_names(group, leaf, identity, dns)
-    yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+    if ocsp_file is not None:
+        yield _verify_ocsp(group, leaf, (*bundle.issuers, *chain[1:]), read_file(ocsp_file), now)
+    if crl_file is not None or ocsp_file is None:
+        yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+
+
+def _certificates(file: Path) -> tuple[x509.Certificate, ...]:
+    from handfast.certificates import load_certificates
+
+    try:
+        return load_certificates(read_file(file))
+    except Invalid as error:
+        raise Invalid(
+            f"{file}: {error.message}", reason=error.reason, hint=f"`handfast inspect {file}` shows what it holds"
+        ) from error
 
 
 _PATH_HINTS = {
@@ -198,6 +230,27 @@ def _verify_revocation(
             Level.OK,
             f"not on list number {format_crl_number(known.lists[leaf.issuer_key_id].number)}",
         )
+
+
+def _verify_ocsp(group: str, leaf: Leaf, issuers: tuple[x509.Certificate, ...], der: bytes, now: datetime) -> Check:
+    from handfast.certificates import subject_key_id
+    from handfast.ocsp import OcspAnswer
+
+    issuer = next((one for one in issuers if subject_key_id(one) == leaf.issuer_key_id), None)
+    if issuer is None:
+        return Check(
+            group,
+            "OCSP",
+            Level.FAILED,
+            "its issuing CA is in neither file",
+            "`handfast bundle download --with-issuers`",
+        )
+    try:
+        answer = OcspAnswer.verify(der, serial=leaf.serial, issuer=issuer, now=now)
+        answer.require_good()
+    except HandfastError as error:
+        return Check(group, "OCSP", Level.FAILED, error.message, "ask again: an answer lives ten minutes")
+    return Check(group, "OCSP", Level.OK, f"good as of {shown_time(answer.this_update)}")
 
 
 def _load_lists(pem: bytes, signers: TrustBundle, now: datetime) -> Revocations:

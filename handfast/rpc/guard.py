@@ -22,12 +22,12 @@ import grpc
 
 from handfast.access import AccessPolicy
 from handfast.clock import Clock, SystemClock
-from handfast.credentials import Source
+from handfast.credentials import PolicyReporter, Source
 from handfast.errors import HandfastError, Unavailable
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc import caller as calling
 from handfast.rpc.caller import Caller
-from handfast.rpc.judging import GuardObserver, Judge
+from handfast.rpc.judging import GuardObserver, Judge, OnRefusal
 from handfast.rpc.streams import RunningStream, StreamWatch
 from handfast.wire import codec
 
@@ -53,6 +53,7 @@ class _Guarding:
         freshness: FreshnessPolicy | None = None,
         open_methods: frozenset[str] = frozenset(),
         observer: GuardObserver | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self._judge = Judge(
             source,
@@ -61,8 +62,11 @@ class _Guarding:
             freshness=freshness or FreshnessPolicy(),
             open_methods=open_methods,
             observer=observer,
+            on_refusal=on_refusal,
         )
         self._watch = StreamWatch(self._judge)
+        if isinstance(source, PolicyReporter):
+            source.report_policy(policy)
         self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     def sweep(self) -> None:
@@ -114,7 +118,7 @@ class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
     def _aio_unary(self, behaviour: Behaviour, method: str) -> Behaviour:
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                admitted = self._judge.admit(context.auth_context, method)
+                admitted = self._judge.admit(context, method)
             except HandfastError as error:
                 return await codec.abort(context, error)
             if admitted is not None:
@@ -126,7 +130,7 @@ class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
     def _aio_stream(self, behaviour: Behaviour, method: str, responses: bool) -> Behaviour:
         async def guarded(request: Any, context: Any) -> Any:
             try:
-                admitted = self._judge.admit(context.auth_context, method)
+                admitted = self._judge.admit(context, method)
             except HandfastError as error:
                 return await codec.abort(context, error)
             if admitted is None:
@@ -188,7 +192,7 @@ def _guard_sync(judge: Judge, watch: StreamWatch, handler: Handler, method: str)
 def _sync_unary(judge: Judge, behaviour: Behaviour, method: str) -> Behaviour:
     def guarded(request: Any, context: Any) -> Any:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             return codec.abort_sync(context, error)
         if admitted is None:
@@ -205,7 +209,7 @@ def _sync_unary(judge: Judge, behaviour: Behaviour, method: str) -> Behaviour:
 def _sync_requests(judge: Judge, watch: StreamWatch, behaviour: Behaviour, method: str) -> Behaviour:
     def guarded(requests: Iterator[Any], context: Any) -> Any:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             return codec.abort_sync(context, error)
         if admitted is None:
@@ -227,7 +231,7 @@ def _sync_responses(
 ) -> Behaviour:
     def guarded(request: Any, context: Any) -> Iterator[Any]:
         try:
-            admitted = judge.admit(context.auth_context, method)
+            admitted = judge.admit(context, method)
         except HandfastError as error:
             codec.abort_sync(context, error)
             return

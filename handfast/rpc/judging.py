@@ -5,7 +5,8 @@
 3. It is neither expired nor revoked, and the revocation lists are worth something.
 4. The policy lets this identity call this method.
 
-Steps 1 and 2 cost once for each leaf and bundle, 3 and 4 on every call.
+Steps 1 and 4 are made on every call. What 2 and 3 found stands for one leaf on one snapshot of the source until the first
+moment at which time alone could change it, and not longer: a new snapshot is judged anew, and so is what is overdue.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from typing import Protocol
 
-from handfast.access import AccessPolicy, Verdict, judge
+from handfast.access import OK, AccessPolicy, Verdict, good_until, judge, not_allowed
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, verify_leaf
 from handfast.clock import Clock
-from handfast.credentials import Source
+from handfast.credentials import Credentials, Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
 from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc.caller import Caller
 
-__all__ = ["AuthContext", "GuardObserver", "Judge", "refusal"]
+__all__ = ["AuthContext", "CallContext", "GuardObserver", "Judge", "OnRefusal", "refusal"]
 
 AuthContext = Mapping[str, Sequence[bytes]]
 CACHED_PEERS = 4096
@@ -42,6 +44,20 @@ class GuardObserver(Protocol):
     def stream_ended(self, method: str, reason: str) -> None: ...
 
 
+class CallContext(Protocol):
+    """What the guard and :data:`OnRefusal` read of a call; gRPC's own contexts are such."""
+
+    def auth_context(self) -> AuthContext: ...
+
+    def peer(self) -> str: ...
+
+
+OnRefusal = Callable[[CallContext, str, HandfastError], None]
+"""Hears of a call that is refused: from where it came, its method, and why. Must be quick and must not raise. What the
+context's certificate says was proved by the handshake only as far as the error does not say otherwise.
+"""
+
+
 class Judge:
     """Judges calls against the present snapshot of a source."""
 
@@ -54,6 +70,7 @@ class Judge:
         freshness: FreshnessPolicy,
         open_methods: frozenset[str],
         observer: GuardObserver | None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self.source = source
         self.observer = observer
@@ -62,21 +79,31 @@ class Judge:
         self._freshness = freshness
         self._open_methods = open_methods
         self._peers = _Peers()
+        self._on_refusal = on_refusal
+        self._standing: _Standing | None = None
         self._alarm = OverdueAlarm(freshness)
 
-    def admit(self, auth_context: Callable[[], AuthContext], method: str) -> Caller | None:
+    def admit(self, context: CallContext, method: str) -> Caller | None:
         """The proven caller, or None on an open method without a certificate. Raises ``Unauthenticated`` or ``Forbidden``."""
         if self.observer is None:
-            return self._admit(auth_context(), method)
+            return self._admit_or_tell(context, method)
         began = time.perf_counter()
         reason = "OK"
         try:
-            return self._admit(auth_context(), method)
+            return self._admit_or_tell(context, method)
         except HandfastError as error:
             reason = error.reason
             raise
         finally:
             self.observer.judged(method, reason, time.perf_counter() - began)
+
+    def _admit_or_tell(self, context: CallContext, method: str) -> Caller | None:
+        try:
+            return self._admit(context.auth_context(), method)
+        except HandfastError as error:
+            if self._on_refusal is not None:
+                self._on_refusal(context, method, error)
+            raise
 
     def _admit(self, auth: AuthContext, method: str) -> Caller | None:
         version = auth.get("ssl_tls_version") or (b"no TLS",)
@@ -91,10 +118,22 @@ class Judge:
                 reason="NO_CERTIFICATE",
                 hint="call it with the credentials of an agent",
             )
-        chain = auth.get("x509_pem_cert_chain") or ()
-        now = self._clock.now()
-        snapshot = self.source.current()
-        leaf = self._peers.read(presented[0], chain[0] if chain else b"", snapshot.bundle, now)
+        chain = auth.get("x509_pem_cert_chain")
+        intermediates = chain[0] if chain else b""
+        now, snapshot = self._clock.now(), self.source.current()
+        standing = self._standing
+        if standing is None or standing.snapshot is not snapshot:
+            standing = self._standing = _Standing(snapshot)
+        good = standing.of(presented[0], intermediates, now)
+        if good is None:
+            return self._judge_anew(presented[0], intermediates, method, now, standing)
+        if not self._policy.permits(good.caller.spiffe_id, method):
+            raise refusal(not_allowed(good.caller.spiffe_id, method))
+        return good.caller
+
+    def _judge_anew(self, pem: bytes, intermediates: bytes, method: str, now: datetime, standing: _Standing) -> Caller:
+        snapshot = standing.snapshot
+        leaf = self._peers.read(pem, intermediates, snapshot.bundle, now)
         verdict = judge(
             leaf,
             method,
@@ -106,7 +145,7 @@ class Judge:
         )
         if not verdict.allowed:
             raise refusal(verdict)
-        if verdict.reason != "OK":
+        if verdict is not OK:
             self._alarm.raise_for(leaf, snapshot.revocations, verdict)
         if now.timestamp() > snapshot.leaf.expires_at:
             raise Unavailable(
@@ -114,7 +153,11 @@ class Judge:
                 reason="NO_CREDENTIALS",
                 hint="does its agent reach the CA? `handfast agent status` shows what it waits for",
             )
-        return Caller(leaf)
+        caller = Caller(leaf)
+        if verdict is OK:  # what is overdue is judged at every call, so that no grace outlives its bound
+            until = min(good_until(leaf, snapshot.revocations, self._freshness), snapshot.leaf.validity.not_after)
+            standing.keep(pem, _Good(caller, intermediates, leaf.validity.not_before, until))
+        return caller
 
     def still_good(self, leaf: Leaf, intermediates: bytes, method: str) -> HandfastError | None:
         """Judges a stream that runs: None, or why it must end.
@@ -144,6 +187,35 @@ def refusal(verdict: Verdict) -> HandfastError:
     """A verdict as the error that leaves."""
     kind = Forbidden if verdict.authenticated else Unauthenticated
     return kind(verdict.message, reason=verdict.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """A caller whose credentials are good from ``begin`` until before ``until``."""
+
+    caller: Caller
+    intermediates: bytes
+    begin: datetime
+    until: datetime
+
+
+class _Standing:
+    """Who was found good on one snapshot. Used from any thread: what is lost between two is only judged again."""
+
+    def __init__(self, snapshot: Credentials) -> None:
+        self.snapshot = snapshot
+        self._good: dict[bytes, _Good] = {}
+
+    def of(self, pem: bytes, intermediates: bytes, now: datetime) -> _Good | None:
+        good = self._good.get(pem)
+        if good is None or good.intermediates != intermediates or not good.begin <= now < good.until:
+            return None
+        return good
+
+    def keep(self, pem: bytes, good: _Good) -> None:
+        if len(self._good) >= CACHED_PEERS:
+            self._good.clear()
+        self._good[pem] = good
 
 
 class _Peers:

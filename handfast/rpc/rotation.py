@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from handfast.certificates import Leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError
+from handfast.rpc.folder import private_folder
 from handfast.rpc.tunnel import Connection
 
 __all__ = ["Generation", "Line", "Method", "Rotation"]
@@ -98,7 +98,7 @@ class Rotation(Generic[C]):
         self._clock = clock
         self._loop = loop
         self._on_swap = on_swap
-        self._folder = tempfile.TemporaryDirectory(prefix="handfast-")
+        self._folder = private_folder("handfast-")
         self._dialled = 0
         self._lock = threading.Lock()
         self._wakened = asyncio.Event()
@@ -197,7 +197,11 @@ class Rotation(Generic[C]):
 
     async def _replace(self) -> bool:
         """Dials the next generation and swaps. False when nothing better came of it."""
-        fresh = self._next()
+        try:
+            fresh = self._next()
+        except OSError as error:  # a full disk, too many open files: the present one goes on, and it is tried again
+            _log.warning("no new connection can be made ready: %s", error)
+            return False
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await fresh.line.ready()

@@ -1,15 +1,16 @@
-"""Server credentials that follow a source, and leave no session behind a change of it that could be resumed.
+"""Server credentials that follow a source, and leave no session behind that could be resumed past a change.
 
-grpcio asks for its configuration once for every new connection, on a thread of the C core; the answer is made beforehand and
-only looked up. A *new* configuration object makes a new TLS context, which knows no ticket of the one before: nothing is
-resumed past a change of leaf, bundle or revocation list. Between changes a session may be resumed, and proves what its first
-handshake did; the guard judges every call on it by the present snapshot, as on any other.
+grpcio asks for its configuration once for every new connection, on a thread of the C core that holds the GIL. A *new*
+configuration invalidates the tickets of the one before, so that nothing is resumed past a change of leaf, bundle or
+revocation list; without a change the answer is None, which keeps both.
 
-Why not a new object for each handshake: the C core replaces its context while other threads still begin handshakes with the
-old one (grpc/grpc issue 36693, open), and aborts the process when two meet. With one replacement for each connection, three
-hundred idle connections were enough for that in about one of four runs.
+A new configuration at every handshake would resume nothing at all, and is not safe: the C core (1.85) lets go of the one
+before while a handshake that began a moment ago has not taken hold of it yet, and the process ends with a segmentation
+fault within seconds of a hundred handshakes at a time. So a new one is given only when something changed, and only when
+whoever asked last has had time to take hold (docs/adr/0004-per-call-judging.md).
 
-Not promised here: revocation. The handshake proves a path to a root and nothing else. :mod:`handfast.rpc.guard` judges.
+Not promised here: revocation, and the dates of a certificate in a resumed session. The handshake proves a path to a root
+and nothing else. :mod:`handfast.rpc.guard` judges every call, whatever the handshake was.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from handfast.keys import dump_private_key_pem, generate
 
 __all__ = ["server_credentials"]
 
-SETTLE_SECONDS = 0.02
-"""Before a context is replaced: connections that began with the old one have this long to take hold of it."""
+TO_TAKE_HOLD = 0.05
+"""Seconds between the last question and a new answer. The C core needs a microsecond, unless its thread is held up."""
 
 
 def server_credentials(
     source: Source, *, require_client: bool = True, clock: Clock | None = None
 ) -> grpc.ServerCredentials:
-    """Credentials for one ``add_secure_port``, of a sync or an aio server; a second port takes credentials of its own.
+    """Credentials for one ``add_secure_port`` of a sync or aio server; a second port needs credentials of its own.
 
     While the source has nothing, or only an expired certificate, every handshake fails: the server then presents a
     certificate that nobody trusts and trusts nobody.
@@ -49,46 +50,50 @@ def server_credentials(
     """
     configurations = _Configurations(source, clock or SystemClock(), require_client)
     return grpc.dynamic_ssl_server_credentials(
-        configurations.first(),
-        configurations.fetch,  # type: ignore[arg-type]  # None is "unchanged", which the stubs do not know
+        configurations.present(),
+        configurations.fetch,  # type: ignore[arg-type]  # gRPC takes None for "as it was"; its stubs do not know
         require_client_authentication=require_client,
     )
 
 
 class _Configurations:
-    """Keeps the PEM texts of the present snapshot. The C core calls :meth:`fetch` under a lock of its own, one by one."""
+    """Keeps the PEM texts of the present snapshot, and what the port has of them. The C core asks one at a time."""
 
     def __init__(self, source: Source, clock: Clock, require_client: bool) -> None:
         self._source = source
         self._clock = clock
         self._require_client = require_client
-        self._handed_out: Credentials | None = None
+        self._snapshot: Credentials | None = None
+        self._texts = _nobody()
+        self._handed: tuple[bytes, bytes, bytes] | None = None
+        self._asked = time.monotonic()
 
-    def first(self) -> grpc.ServerCertificateConfiguration:
-        self._handed_out = self._present()
-        return self._configuration(self._handed_out)
+    def present(self) -> grpc.ServerCertificateConfiguration:
+        self._handed = key, chain, roots = self._present_texts()
+        return grpc.ssl_server_certificate_configuration([(key, chain)], roots if self._require_client else None)
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """None while nothing changed: grpcio keeps its context."""
-        present = self._present()
-        if present is self._handed_out:
-            return None
-        time.sleep(SETTLE_SECONDS)
-        self._handed_out = present
-        return self._configuration(present)
+        """None when nothing changed. Holds up those who connect in the moment of a change, and nobody else."""
+        try:
+            if self._present_texts() is self._handed:
+                return None
+            time.sleep(max(0.0, self._asked + TO_TAKE_HOLD - time.monotonic()))
+            return self.present()
+        finally:
+            self._asked = time.monotonic()
 
-    def _present(self) -> Credentials | None:
+    def _present_texts(self) -> tuple[bytes, bytes, bytes]:
         try:
             snapshot = self._source.current()
         except HandfastError:
-            return None
-        return None if self._clock.now().timestamp() > snapshot.leaf.expires_at else snapshot
-
-    def _configuration(self, snapshot: Credentials | None) -> grpc.ServerCertificateConfiguration:
-        key, chain, roots = _nobody()
-        if snapshot is not None:
-            key, chain, roots = snapshot.key_pem, snapshot.chain_pem, snapshot.bundle.roots_pem or roots
-        return grpc.ssl_server_certificate_configuration([(key, chain)], roots if self._require_client else None)
+            return _nobody()
+        if self._clock.now().timestamp() > snapshot.leaf.expires_at:
+            return _nobody()
+        if snapshot is not self._snapshot:
+            roots = snapshot.bundle.roots_pem or _nobody()[2]
+            self._texts = (snapshot.key_pem, snapshot.chain_pem, roots)
+            self._snapshot = snapshot
+        return self._texts
 
 
 @cache

@@ -18,7 +18,6 @@ import logging
 import os
 import socket
 import ssl
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
+from handfast.rpc.folder import private_folder
 from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
 from handfast.rpc.refusals import Refusals
 
@@ -56,8 +56,8 @@ class Peer:
     def parse(cls, target: str, server: SpiffeId | str) -> Peer:
         """``target`` is ``HOST:PORT``, with brackets around an IPv6 address. Raises ``Invalid``."""
         host, _, port = target.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise Invalid(f"address {target!r} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
+        if not host or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+            raise Invalid(f"address {target[:80]!a} is not of the form HOST:PORT", reason="INVALID_ADDRESS")
         return cls(host.strip("[]"), int(port), SpiffeId.parse(server) if isinstance(server, str) else server)
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Tunnel:
         path: Path,
         on_connected: Callable[[], None] = lambda: None,
     ) -> None:
-        """Binds ``path``. ``on_connected`` is called on the tunnel's loop whenever a server was let through."""
+        """Binds ``path``, or raises ``OSError``. ``on_connected`` is called on the tunnel's loop whenever a server was let through."""
         self.target = f"unix:{path}"
         self.failure: HandfastError | None = None
         self.connection: Connection | None = None
@@ -101,10 +101,7 @@ class Tunnel:
         self._news = asyncio.Event()
         self._serving: set[asyncio.Task[None]] = set()
         self._refusals = Refusals(path.with_suffix(".refused"))
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(os.fspath(path))
-        self._listener.listen()
-        self._listener.setblocking(False)
+        self._listener = _listening(path)
 
     def tell(self) -> None:
         """There is a new snapshot: every live connection is judged again. Called on the tunnel's loop."""
@@ -157,9 +154,9 @@ class Tunnel:
                 self.connection = None
 
     async def _connect(self, snapshot: Credentials) -> tuple[Pipe, Leaf]:
-        context = _context(snapshot)
         peer = self._peer
         try:
+            context = _context(snapshot)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 far = await dial(peer.host, peer.port, context)
         except ssl.SSLCertVerificationError as error:
@@ -233,7 +230,7 @@ class Tunnel:
 async def open_tunnel(source: Source, peer: Peer, *, clock: Clock, freshness: FreshnessPolicy) -> AsyncIterator[Tunnel]:
     """A tunnel on the running loop for as long as the block runs, which follows its source."""
     loop = asyncio.get_running_loop()
-    with tempfile.TemporaryDirectory(prefix="handfast-") as private:
+    with private_folder("handfast-") as private:
         tunnel = Tunnel(source, peer, clock=clock, freshness=freshness, path=Path(private) / "tunnel")
 
         def tell(_credentials: Credentials | None) -> None:
@@ -247,6 +244,18 @@ async def open_tunnel(source: Source, peer: Peer, *, clock: Clock, freshness: Fr
             unsubscribe()
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def _listening(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _context(credentials: Credentials) -> ssl.SSLContext:

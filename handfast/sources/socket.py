@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import grpc
 
+from handfast.access import AccessPolicy
 from handfast.clock import Clock, SystemClock
 from handfast.credentials import Credentials, Subscriber
 from handfast.errors import HandfastError, Unavailable
 from handfast.revocation import EMPTY, Revocations
 from handfast.sources.static import StaticSource
 from handfast.wire.codec import snapshot_from_wire
+from handfast.wire.reports import service_report
 from handfast.wire.v1.workload_pb2 import CredentialsSnapshot, WatchCredentialsRequest
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
 
@@ -26,7 +30,12 @@ __all__ = ["SocketSource"]
 
 _log = logging.getLogger(__name__)
 _HEADER = (("workload.spiffe.io", "true"),)
-_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 1000))
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a list of a hundred thousand has five (threat H6)
+)
+_REPORT_SECONDS = 5.0
 _PAUSE = 0.05
 """Seconds between the end of a stream and the next: the agent was restarted."""
 
@@ -47,6 +56,9 @@ class SocketSource:
         self._answered = threading.Event()
         self._arrived = threading.Event()
         self._closed = threading.Event()
+        self._instance = secrets.token_hex(8)
+        self._policies: list[AccessPolicy] = []
+        self._reporting: grpc.Future[Any] | None = None
         self._channel = grpc.insecure_channel(f"unix:{self._path.absolute()}", _OPTIONS)
         self._stub = WorkloadStub(self._channel)
         self._thread = threading.Thread(target=self._follow, name="handfast-socket", daemon=True)
@@ -60,6 +72,21 @@ class SocketSource:
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         return self._holder.subscribe(subscriber)
+
+    def report_policy(self, policy: AccessPolicy) -> None:
+        """Lets operators see it (``handfast blast-radius``), and with every snapshot which lists are enforced here."""
+        self._policies.append(policy)
+        self._report()
+
+    def _report(self) -> None:
+        """Without waiting for an answer: an agent that does not know this call, or is away, costs nothing."""
+        present = self._holder.peek()
+        if present is None or self._closed.is_set():
+            return
+        report = service_report(self._instance, tuple(self._policies), present.revocations)
+        with contextlib.suppress(ValueError):  # we closed the channel
+            # Kept, since grpc cancels a call that nobody holds any more.
+            self._reporting = self._stub.Report.future(report, metadata=_HEADER, timeout=_REPORT_SECONDS)
 
     def close(self) -> None:
         self._closed.set()
@@ -109,6 +136,7 @@ class SocketSource:
             self._holder.publish(fresh)
         if fresh is not None:
             self._arrived.set()
+            self._report()
         return True
 
 

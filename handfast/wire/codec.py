@@ -222,7 +222,7 @@ def der(certificate: x509.Certificate) -> bytes:
 def certificates_from_wire(ders: Iterable[bytes]) -> tuple[x509.Certificate, ...]:
     try:
         return tuple(x509.load_der_x509_certificate(one) for one in ders)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:  # the latter is no ValueError
         raise Invalid("a certificate that was sent cannot be read", reason="CERTIFICATE_MALFORMED") from error
 
 

@@ -17,19 +17,23 @@ import pytest
 from handfast.bundle import TrustBundle
 from handfast.certificates import fingerprint, load_certificates, parse_fingerprint
 from handfast.credentials import Credentials
-from handfast.errors import Exhausted, Refused
+from handfast.errors import Exhausted, Refused, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.keys import load_private_key, matches
 from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.v1 import workload_pb2
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
-from handfast_agent.acceptance import Wanted
+from handfast_agent.acceptance import Answer, Wanted
 from handfast_agent.config import CaAddress, Config, TrustPin
 from handfast_agent.delivery import serve_socket
 from handfast_agent.lifecycle import State
 from handfast_agent.serve import Agent
+from handfast_agent.trust import News
+from handfast_agent.tunnel import Peer, tunnel
+from handfast_agent.upstream import read_news
 from handfast_agent.watch import poll_once, watch_forever
 from tests.peers.authority import TOKEN, PeerAuthority, running
+from tests.peers.direct import DirectUpstream
 
 
 @pytest.fixture
@@ -124,13 +128,16 @@ async def test_a_wrong_pin_refuses_and_sends_no_token(peer: PeerAuthority, confi
 
 
 @contextlib.asynccontextmanager
-async def impostor(presented: Credentials, tmp_path: Path) -> AsyncIterator[tuple[str, bytearray, list[str]]]:
+async def impostor(
+    presented: Credentials, tmp_path: Path, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> AsyncIterator[tuple[str, bytearray, list[str]]]:
     """A TLS server that holds the keys of what it presents, so it reads in clear whatever a client says to it."""
     heard, connections = bytearray(), list[str]()
     file = tmp_path / "impostor.pem"
     file.write_bytes(presented.key_pem + presented.chain_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
+    context.maximum_version = newest
     context.set_alpn_protocols(["h2"])
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -162,6 +169,78 @@ async def test_an_impostor_of_the_ca_hears_not_one_byte(
     assert agent.driver.record.last_reason == reason
     assert bytes(heard) == b""
     assert not (config.directory / "tls.key").exists()
+
+
+async def test_a_ca_past_its_own_expiry_hears_not_one_byte(
+    peer: PeerAuthority, configure: Any, clock: ManualClock, tmp_path: Path
+) -> None:
+    """B8: by the agent's clock, which TLS does not ask."""
+    presented = peer.authority.issue("/handfast/ca", lifetime=timedelta(minutes=5))
+    config = configure(peer)
+    async with impostor(presented, tmp_path) as (address, heard, _):
+        agent = Agent(replace(config, ca=replace(config.ca, enrol=address)), clock)
+        await agent.driver.start()
+        clock.advance(timedelta(minutes=10))
+        await agent.driver.tick()
+    assert agent.driver.record.last_reason == "EXPIRED"
+    assert bytes(heard) == b""
+
+
+async def test_a_ca_of_tls_1_2_hears_not_one_byte(
+    peer: PeerAuthority, configure: Any, clock: ManualClock, tmp_path: Path
+) -> None:
+    """C7: not even with the right certificate."""
+    config = configure(peer)
+    presented = peer.authority.issue("/handfast/ca")
+    async with impostor(presented, tmp_path, ssl.TLSVersion.TLSv1_2) as (address, heard, connections):
+        agent = Agent(replace(config, ca=replace(config.ca, enrol=address)), clock)
+        await agent.driver.start()
+        await asyncio.wait({asyncio.create_task(agent.driver.tick())}, timeout=2)
+    assert (bytes(heard), connections) == (b"", [])
+
+
+async def test_an_agent_without_a_root_dials_nobody(clock: ManualClock) -> None:
+    """B8, D12: an empty bundle verifies no CA."""
+    nobody = Peer("127.0.0.1:1", SpiffeId.parse("spiffe://test.example/handfast/ca"), ())
+    with pytest.raises(Unauthenticated) as refused:
+        async with tunnel(nobody, clock):
+            pass
+    assert refused.value.reason == "UNTRUSTED"
+
+
+async def test_a_ca_whose_certificate_is_revoked_hears_nothing_and_takes_none_of_ours_away(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """C6, B8: it is the CA's certificate that is revoked, not the agent's."""
+    await agent.driver.tick()
+    before = agent.source.current().leaf
+    peer.authority.revoke(peer.source.current())
+    await agent.driver.hear(read_news(peer.trust()))
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert peer.renewals == []
+    assert agent.driver.record.last_reason == "CA_REVOKED"
+    assert agent.look().state is State.SERVING
+    assert agent.source.current().leaf == before
+
+
+async def test_a_revocation_that_came_during_a_renewal_wins(agent: Agent, peer: PeerAuthority) -> None:
+    """C4: the answer that comes after it is dropped."""
+    await agent.driver.tick()
+    present = agent.driver.present
+    assert present is not None
+    own = (present.leaf.issuer_key_id, present.leaf.serial)
+
+    class Interrupted(DirectUpstream):
+        async def renew(self, present: Credentials, csr: bytes) -> Answer:
+            await agent.driver.hear(News(announced=(own,)))
+            return await super().renew(present, csr)
+
+    agent.driver._upstream = Interrupted(peer)
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert agent.look().state is State.REVOKED
+    assert agent.source.peek() is None
 
 
 async def test_the_impostor_of_these_tests_would_have_heard_the_token(
@@ -324,6 +403,39 @@ async def test_an_empty_bundle_withdraws_all_trust(agent: Agent, peer: PeerAutho
     assert (agent.config.directory / "ca.crt").read_bytes() == b""
 
 
+async def test_a_clock_that_is_put_right_brings_no_trust_back_that_was_withdrawn(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D12, J8."""
+    await agent.driver.tick()
+    peer.bundle = TrustBundle(peer.authority.trust_domain, (), (), 99)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    clock.step(timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.EXPIRED
+    clock.step(-timedelta(days=1))
+    await agent.driver.tick()
+    assert agent.look().state is State.UNTRUSTING
+    assert agent.source.peek() is None
+
+
+async def test_under_a_clock_that_is_ahead_by_most_of_a_lifetime_it_renews_with_a_pause(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """J8: each certificate is due when it arrives, and the CA is not asked without end."""
+    clock.step(timedelta(minutes=45))
+    peer.authority.clock = ManualClock(clock.now() - timedelta(minutes=45))
+    await agent.driver.tick()
+    assert agent.look().ready
+    for _ in range(20):
+        await agent.driver.tick()
+    assert peer.renewals == []
+    assert agent.driver.record.alarms["CLOCK_AHEAD"] == 1
+    clock.advance(timedelta(minutes=4))
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+
+
 async def test_its_own_revocation_withdraws_and_stops_renewing(
     agent: Agent, peer: PeerAuthority, clock: ManualClock
 ) -> None:
@@ -411,9 +523,91 @@ async def test_a_socket_directory_that_others_can_enter_is_refused(agent: Agent,
 
 async def test_it_renews_at_once_when_it_is_told_to(agent: Agent, peer: PeerAuthority) -> None:
     """SIGUSR1; before there is a certificate it only looks, and enrols."""
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     first = agent.source.current()
-    await agent.driver.renew_now()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
     second = agent.source.current()
     assert second.leaf.serial != first.leaf.serial
     assert second.leaf.spiffe_id == first.leaf.spiffe_id
+
+
+async def test_a_start_after_the_end_serves_nothing_and_says_so(
+    agent: Agent, peer: PeerAuthority, configure: Any, clock: ManualClock
+) -> None:
+    """C2, J8: what lies on the disk expired while the agent was away; its token was spent."""
+    await agent.driver.tick()
+    await agent.driver.stop()
+    clock.advance(timedelta(hours=2))
+    again = Agent(configure(peer), clock)
+    await again.driver.start()
+    await again.driver.tick()
+    assert again.driver.plan.state is State.EXPIRED
+    assert again.source.peek() is None
+    assert not again.look().ready
+    assert len(peer.enrolments) == 1
+    assert peer.renewals == []
+
+
+async def test_a_renewal_that_the_ca_refuses_as_revoked_withdraws_at_once(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """C1: no list said so yet; the refusal is proof enough, and no second renewal is tried."""
+    await agent.driver.tick()
+    present = agent.driver.present
+    assert present is not None
+    peer.authority.revoke(present)
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert agent.driver.plan.state is State.REVOKED
+    assert agent.source.peek() is None
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+
+
+async def test_an_answer_with_an_old_list_is_taken_and_the_list_is_not(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """D1: alarmed; the certificate beside it is good."""
+    peer.old_list = None
+    old = peer.authority.crl
+    peer.authority.refresh_list()
+    await agent.driver.tick()
+    newest = dict(agent.driver.trust.revocations.lists)
+    peer.old_list = old
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+    assert agent.driver.record.alarms == {"CRL_ROLLBACK": 1}
+    assert dict(agent.driver.trust.revocations.lists) == newest
+    assert agent.look().ready
+
+
+async def test_an_answer_with_a_certificate_that_is_revoked_already_is_not_used(
+    agent: Agent, peer: PeerAuthority, clock: ManualClock
+) -> None:
+    """C4: the announcement came with it; the certificate before stays."""
+    await agent.driver.tick()
+    before = agent.driver.present
+    assert before is not None
+    peer.announce_answer = True
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert agent.driver.present is not None
+    assert agent.driver.present.leaf == before.leaf
+    assert agent.driver.record.last_reason == "ANSWER_MISMATCH"
+
+
+async def test_a_ca_whose_certificate_is_revoked_is_not_spoken_to_and_costs_the_agent_nothing(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """Threats B8, C1: REVOKED is what the CA says of the agent; what the agent sees of the CA is another thing."""
+    await agent.driver.tick()
+    peer.authority.revoke(peer.source.current())
+    await agent.poll()
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert agent.driver.record.last_reason == "UNTRUSTED"
+    assert agent.driver.plan.state is State.SERVING
+    assert agent.source.peek() is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from handfast.errors import Invalid
-from handfast_agent.config import parse
+from handfast_agent.config import load, parse
 
 GOOD = """
 ca: {address: "127.0.0.1:7443", enrol: "127.0.0.1:7444"}
@@ -81,3 +81,21 @@ def test_a_hook_is_an_argument_list_or_a_polite_signal(hook: str) -> None:
 def test_what_is_no_configuration_is_refused_and_not_run(text: str) -> None:
     with pytest.raises(Invalid):
         parse(text, {})
+
+
+def test_a_file_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match=r"none\.yaml cannot be read: No such file or directory$"):
+        load(tmp_path / "none.yaml", {})
+
+
+def test_a_socket_whose_path_no_kernel_takes_is_refused_before_anything_starts() -> None:
+    """unix(7): 107 bytes and a zero."""
+    assert reasons(GOOD + f"socket: /run/{'a' * 103}\n") == {"socket": "INVALID_CONFIG"}
+    assert parse(GOOD + f"socket: /run/{'a' * 102}\n", {}).socket is not None
+
+
+def test_stapling_is_on_until_it_is_switched_off() -> None:
+    """YAML's ``on`` and ``off`` are true and false; anything else is a mistake."""
+    assert parse(GOOD, {}).stapling
+    assert not parse(GOOD + "stapling: off\n", {}).stapling
+    assert reasons(GOOD + "stapling: sometimes\n") == {"stapling": "INVALID_CONFIG"}

@@ -70,6 +70,14 @@ def test_a_clock_that_was_wrong_and_is_right_again_brings_the_certificate_back()
     assert next_step(plan, START + timedelta(minutes=1), 2.0, has_proof=False) == Restore()
 
 
+def test_a_certificate_that_is_due_when_it_arrives_is_not_renewed_at_once() -> None:
+    """J8: a clock that is ahead by most of a lifetime would ask without a pause."""
+    late = START + timedelta(minutes=50)
+    plan = serving().due_on_arrival(100.0)
+    assert next_step(plan, late, 101.0, has_proof=False) == Wait(LONGEST_WAIT)
+    assert next_step(plan, late, 100.0 + backoff.longest(HOUR.duration), has_proof=False) == Renew()
+
+
 def test_without_a_proof_an_agent_waits_and_does_not_ask() -> None:
     assert next_step(Plan(), START, 0.0, has_proof=False) == Wait(LONGEST_WAIT)
 
@@ -158,3 +166,28 @@ class Agent(RuleBasedStateMachine):
 
 Agent.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestAgentNeverServesExpiredNeverHammersAlwaysRenews = Agent.TestCase
+
+
+def test_an_agent_that_trusts_nothing_waits_for_trust_and_for_its_end() -> None:
+    """D12: it renews nothing meanwhile, however due that is."""
+    plan = serving(START).moved(Event.TRUST_WITHDRAWN)
+    assert next_step(plan, START + timedelta(minutes=59, seconds=50), 0.0, has_proof=True) == Wait(10.001)
+    assert next_step(plan, START + timedelta(hours=1, seconds=1), 0.0, has_proof=True) == Expire()
+
+
+def test_a_stopped_agent_has_nothing_to_do() -> None:
+    assert next_step(serving().moved(Event.STOPPED), START, 0.0, has_proof=True) == Wait(LONGEST_WAIT)
+
+
+def test_a_withdrawn_certificate_comes_back_only_when_the_clock_says_that_it_is_valid() -> None:
+    """J8."""
+    expired = serving().moved(Event.EXPIRED)
+    assert next_step(expired, START + timedelta(minutes=59), 0.0, has_proof=False) == Restore()
+    assert next_step(expired, START + timedelta(minutes=61), 0.0, has_proof=False) == Wait(LONGEST_WAIT)
+    assert next_step(expired, START + timedelta(minutes=61), 0.0, has_proof=True) == Enrol()
+
+
+def test_who_never_had_a_certificate_enrols_and_with_nothing_to_renew_nothing_is_renewed() -> None:
+    assert next_step(Plan(), START, 0.0, has_proof=True) == Enrol()
+    assert next_step(Plan(), START, 0.0, has_proof=False) == Wait(LONGEST_WAIT)
+    assert next_step(serving(START), START, 0.0, has_proof=False) == Renew()

@@ -95,6 +95,23 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert refused.value.reason == "UNSAFE_DIRECTORY"
 
 
+def test_a_link_in_the_present_generation_is_not_read(directory: Directory, tmp_path: Path) -> None:
+    """E6: at a start, what is found is read without following anything."""
+    (tmp_path / "secret").write_bytes(b"of another")
+    directory.write(1, *pair(1))
+    (directory.path / "..data" / "planted").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        directory.read()
+
+
+def test_a_link_to_what_is_no_generation_of_ours_is_not_read(directory: Directory, tmp_path: Path) -> None:
+    """E6: ..data may lead nowhere else."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tls.key").write_bytes(b"of another")
+    (directory.path / "..data").symlink_to(tmp_path / "elsewhere")
+    assert directory.read() == {}
+
+
 def test_a_reader_never_sees_halves_of_two_generations(directory: Directory) -> None:
     """E7: two hundred rotations under a reader that opens one generation at a time."""
     directory.write(1, *pair(1))

@@ -1,13 +1,14 @@
 """What the guard costs a call, and whether revocations make it cost more.
 
 One real mTLS call brings a real context into a handler; there the same behaviour runs in a loop, bare and guarded by turns,
-and the thread's CPU time is compared. Networks and serialisation are so left out of both.
+and the thread's CPU time is compared. Networks and serialisation are so left out of both. What other work does to a shared
+core only ever adds to CPU time, so the least disturbed of the rounds is what is shown. grpc's own ``auth_context()``, which the
+guard cannot do without, is the baseline.
 """
 
 from __future__ import annotations
 
 import secrets
-import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from handfast_ca.metrics import RpcMetrics
 from .report import report
 
 METHOD = "/bench.Guard/Measure"
-CALLS, ROUNDS = 10_000, 7
+CALLS, ROUNDS = 10_000, 15
 UNIT = "µs CPU a call"
 GOAL_MICROSECONDS = 6.0
 
@@ -43,35 +44,39 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for revoked in (0, 1_000, 100_000):
         bare, reading, guarded = measure(revoked)
-        if not rows:
-            rows.append(
-                {"what": "grpc's auth_context() alone", "value": reading - bare, "unit": UNIT, "baseline": bare}
-            )
-        cost = guarded - bare
-        first = rows[1]["value"] if len(rows) > 1 else cost
+        cost, least = guarded - bare, reading - bare
         rows.append(
             {
                 "what": f"guard, {revoked:,} revocations",
                 "value": cost,
                 "unit": UNIT,
-                "baseline": bare,
-                "ratio": cost / first,
-                "goal": f"under {GOAL_MICROSECONDS} µs, flat",
+                "baseline": least,
+                "ratio": cost / least,
+                "goal": f"under {GOAL_MICROSECONDS:g} µs",
                 "met": cost < GOAL_MICROSECONDS,
             }
         )
+    many, none = rows[-1]["value"], rows[0]["value"]
+    rows.append(
+        {
+            "what": "100,000 revocations against none",
+            "value": many,
+            "unit": UNIT,
+            "baseline": none,
+            "ratio": many / none,
+        }
+    )
     bare, _, guarded = measure(0, RpcMetrics(CollectorRegistry()))
-    plain = rows[1]["value"]
     rows.append(
         {
             "what": "guard, 0 revocations, counted in Prometheus metrics",
             "value": guarded - bare,
             "unit": UNIT,
-            "baseline": bare,
-            "ratio": (guarded - bare) / plain,
+            "baseline": none,
+            "ratio": (guarded - bare) / none,
         }
     )
-    report("guard (ratio: against no revocations)", rows)
+    report(f"guard, best of {ROUNDS} rounds (baseline: grpc's auth_context() alone)", rows)
 
 
 def measure(revoked: int, observer: GuardObserver | None = None) -> tuple[float, float, float]:
@@ -101,7 +106,7 @@ def measure(revoked: int, observer: GuardObserver | None = None) -> tuple[float,
         server.stop(None).wait()
         guard.close()
     bare, reading, judged = zip(*results, strict=True)
-    return statistics.median(bare), statistics.median(reading), statistics.median(judged)
+    return min(bare), min(reading), min(judged)
 
 
 def wrapped(guard: Guard) -> Callable[[bytes, Any], bytes]:

@@ -1,8 +1,10 @@
 """From the operator's command returning to the refusal: a real CA, two agents, two services that call each other.
 
 A hundred times somebody holds a certificate of ``orders``, calls ``payments`` without a pause and reads a stream, and the
-operator revokes it. What is measured is the time from the answer to ``Revoke`` until the first call that fails and until
-the stream ends. Below zero: the refusal came before the answer did. The baseline is the ``Revoke`` call itself.
+operator revokes it, by the call that ``handfast revoke`` makes (over a connection that stands; the command line's own start is
+left out). The time runs from the answer to ``Revoke`` until the first call that fails, and until the stream ends; a refusal that
+was there before the answer counts as 0. The baseline is an empty call on the same connection, before. CA, agents and services are
+processes of their own.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ RUNS = 100
 class Run:
     """Seconds."""
 
+    empty: float
     command: float
     call: float
     stream: float
@@ -59,18 +62,28 @@ async def main() -> None:
         operator = StaticSource(operator_credentials(context, datetime.now(UTC)))
         async with aio_channel(operator, context.authority, server=context.server) as to_ca:
             runs = [await once(RegistryStub(to_ca), operator.current(), mesh) for _ in range(RUNS)]
-    command = statistics.median(run.command for run in runs) * 1e3
-    rows: list[dict[str, Any]] = []
+    report(f"revoke to refusal, {RUNS} runs (baseline: an empty call in the same run)", rows(runs))
+
+
+def rows(runs: list[Run]) -> list[dict[str, Any]]:
+    empty = statistics.median(run.empty for run in runs) * 1e3
+    found = [row("the Revoke call, median", statistics.median(run.command for run in runs) * 1e3, empty)]
     for what, taken in (
-        ("new call refused", [run.call for run in runs]),
-        ("open stream ended", [run.stream for run in runs]),
+        ("new call refused", [max(run.call, 0.0) for run in runs]),
+        ("open stream ended", [max(run.stream, 0.0) for run in runs]),
     ):
         p99 = statistics.quantiles(taken, n=100)[98] * 1e3
-        rows.append({"what": f"{what}, median", "value": statistics.median(taken) * 1e3, "unit": "ms", "baseline": command,
-                     "ratio": statistics.median(taken) * 1e3 / command})  # fmt: skip
-        rows.append({"what": f"{what}, p99", "value": p99, "unit": "ms", "baseline": command, "ratio": p99 / command,
-                     "goal": "under 50 ms", "met": p99 < 50})  # fmt: skip
-    report(f"revoke to refusal, {RUNS} runs (baseline: median of the Revoke call)", rows)
+        found.append(row(f"{what}, median after it", statistics.median(taken) * 1e3, empty))
+        found.append(row(f"{what}, p99 after it", p99, empty) | {"goal": "under 50 ms", "met": p99 < 50})
+    early = sum(run.call <= 0 and run.stream <= 0 for run in runs)
+    found.append({"what": "both refused before the Revoke call returned", "value": early, "unit": f"of {len(runs)}"})
+    whole = statistics.median(run.command + max(run.call, run.stream) for run in runs) * 1e3
+    found.append(row("from the Revoke call's begin to both, median", whole, empty))
+    return found
+
+
+def row(what: str, value: float, baseline: float) -> dict[str, Any]:
+    return {"what": what, "value": value, "unit": "ms", "baseline": baseline, "ratio": value / baseline}
 
 
 async def once(registry: Any, operator: Credentials, mesh: Mesh) -> Run:
@@ -84,6 +97,7 @@ async def once(registry: Any, operator: Credentials, mesh: Mesh) -> Run:
     async with aio_channel(StaticSource(stolen), mesh.payments.address, server=mesh.payments.identity) as channel:
         ticks = aiter(channel.unary_stream(FOLLOW)(b""))
         await anext(ticks)
+        empty = await empty_call(channel)
         call = asyncio.create_task(first_refusal(channel))
         stream = asyncio.create_task(end_of(ticks))
         await asyncio.sleep(0.05)
@@ -91,7 +105,15 @@ async def once(registry: Any, operator: Credentials, mesh: Mesh) -> Run:
         await registry.Revoke(registry_pb2.RevokeRequest(serial=f"{stolen.leaf.serial:x}"), timeout=10)
         returned = time.perf_counter()
         call_at, stream_at = await asyncio.gather(call, stream)
-    return Run(returned - began, call_at - returned, stream_at - returned)
+    return Run(empty, returned - began, call_at - returned, stream_at - returned)
+
+
+async def empty_call(channel: AioChannel) -> float:
+    greet = channel.unary_unary(GREET)
+    await greet(b"", timeout=10)
+    began = time.perf_counter()
+    await greet(b"", timeout=10)
+    return time.perf_counter() - began
 
 
 async def first_refusal(channel: AioChannel) -> float:

@@ -15,12 +15,15 @@ import pytest
 from handfast.errors import Conflict, Exhausted, HandfastError, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import MassFilter
 from handfast_ca.ledger import (
     CRL_EPOCH,
     CertificateFilter,
     Intention,
+    LearntList,
     Ledger,
     PresentedCertificate,
+    RevokedEntry,
     Status,
     TokenRecord,
 )
@@ -194,7 +197,7 @@ class LedgerContract:
         assert await ledger.answered(digest("request 1"), now=NOW + 2 * HOUR) is None
 
     async def test_a_renewal_stands_on_a_certificate_of_ours_that_counts(self, ledger: Ledger) -> None:
-        """C1: issuer, serial, bytes, identity; unrevoked and unexpired."""
+        """C1, C3: issuer, serial, bytes, identity; unrevoked and unexpired; and for nobody else."""
         await issue(ledger, 1)
         other_bytes = replace(presented(1), der_sha256=digest("other"))
         cases = [
@@ -207,6 +210,9 @@ class LedgerContract:
             with pytest.raises(Unauthenticated) as refused:
                 await ledger.intend(intention(2, presented=shown, now=now))
             assert refused.value.reason == reason
+        with pytest.raises(Unauthenticated) as foreign:
+            await ledger.intend(intention(2, PAY, presented=presented(1)))
+        assert foreign.value.reason == "UNKNOWN_CERTIFICATE"
         await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW)
         with pytest.raises(Unauthenticated) as revoked:
             await ledger.intend(intention(2, presented=presented(1)))
@@ -283,6 +289,94 @@ class LedgerContract:
             await ledger.find_token(digest("t"))
         with pytest.raises(NotFound):
             await ledger.revoke_identity(SpiffeId.parse("spiffe://test.example/no"), Reason.UNSPECIFIED, now=NOW)
+
+    async def test_what_one_event_touches_is_found_with_what_was_renewed_from_it(self, ledger: Ledger) -> None:
+        """C9: by name, issuer, span of time and key, expired roots of chains that live on among them."""
+        early = {"not_before": NOW - 5 * HOUR, "not_after": NOW - HOUR}
+        await issue(ledger, 1, WEB, **early, now=NOW - 5 * HOUR)
+        await issue(ledger, 2, WEB, presented=presented(1), now=NOW - 2 * HOUR)
+        await issue(ledger, 3, PAY)
+        await ledger.intend(intention(4, PAY))
+        other = b"issuer-key-id-000002"
+        await ledger.intend(intention(5, PAY, issuer_key_id=other))
+
+        async def found(**how: object) -> list[int]:
+            return [one.serial for one in await ledger.live(MassFilter(**how), now=NOW)]
+
+        assert await found(identity_glob="*/web") == [2]
+        assert await found(identity_glob="*") == [2, 3, 4, 5]
+        assert await found(issuer_key_id=ISSUER) == [2, 3, 4]
+        span = {"issued_from": NOW - 6 * HOUR, "issued_until": NOW - 4 * HOUR}
+        assert await found(**span) == [2]
+        assert await found(**span, renewals=False) == []
+        assert await found(**span, identity_glob="*/pay") == []
+        assert await found(spki_sha256=digest("key 1")) == [2]
+        assert await found(identity_glob="*", up_to=2, renewals=False) == [2]
+
+    async def test_a_batch_is_revoked_in_one_step_and_tells_only_what_was_not_revoked_before(
+        self, ledger: Ledger
+    ) -> None:
+        """C5: said again, nothing is told again; A11: the keys are blocked."""
+        for serial in (1, 2, 3):
+            await issue(ledger, serial)
+        await ledger.revoke_serial(2, Reason.SUPERSEDED, now=NOW)
+        records = await ledger.revoke_serials([1, 2, 99], Reason.KEY_COMPROMISE, now=NOW)
+        assert [(one.serial, one.reason) for one in records] == [(1, Reason.KEY_COMPROMISE)]
+        assert await ledger.revoke_serials([1, 2], Reason.KEY_COMPROMISE, now=NOW) == ()
+        assert (await ledger.find(2)).reason is Reason.SUPERSEDED
+        assert (await ledger.find(3)).revoked_at is None
+        with pytest.raises(Refused) as refused:
+            await ledger.intend(intention(9, PAY, spki_sha256=digest("key 2")))
+        assert refused.value.reason == "KEY_BLOCKED"
+
+    async def test_whole_identities_lose_certificates_tokens_and_what_is_on_its_way(self, ledger: Ledger) -> None:
+        """C9: many names in one step, and names that nobody has are passed over."""
+        for name, serial in ((WEB, 1), (PAY, 2)):
+            await ledger.add_entry(Entry(name))
+            await ledger.add_token(token(str(name), name))
+            await issue(ledger, serial, name, entry_version=1)
+        unknown_name = SpiffeId.parse("spiffe://test.example/nobody")
+        records = await ledger.revoke_identities([WEB, PAY, unknown_name], Reason.UNSPECIFIED, now=NOW)
+        assert [one.serial for one in records] == [1, 2]
+        for name, serial in ((WEB, 11), (PAY, 12)):
+            assert (await ledger.get_entry(name)).version == 2
+            with pytest.raises(Unauthenticated):
+                await ledger.find_token(digest(str(name)))
+            with pytest.raises(Refused) as refused:
+                await ledger.intend(intention(serial, name, entry_version=1))
+            assert refused.value.reason == "ENTRY_CHANGED"
+        assert await ledger.revoke_identities([WEB, PAY], Reason.UNSPECIFIED, now=NOW) == ()
+
+    async def test_a_blocked_key_is_certified_for_nobody(self, ledger: Ledger) -> None:
+        """A11: also a key that no certificate ever had."""
+        assert await ledger.block_key(digest("key 7"))
+        assert not await ledger.block_key(digest("key 7"))
+        with pytest.raises(Refused) as refused:
+            await ledger.intend(intention(7))
+        assert refused.value.reason == "KEY_BLOCKED"
+        assert await unknown(ledger, 7)
+
+    async def test_a_reissue_knows_who_has_renewed_since_by_the_order_of_the_book(self, ledger: Ledger) -> None:
+        """J6: by the book, whatever the clocks of certificates say."""
+        assert await ledger.reissue() is None
+        db = SpiffeId.parse("spiffe://test.example/db")
+        await issue(ledger, 1, WEB)
+        await issue(ledger, 2, PAY)
+        await issue(ledger, 3, db)
+        await ledger.revoke_serial(3, Reason.UNSPECIFIED, now=NOW - HOUR)
+        order = await ledger.begin_reissue(now=NOW, renew_before=NOW + HOUR, backdate=timedelta(seconds=30))
+        assert await ledger.reissue() == order
+        assert (order.up_to, order.tainted_at, order.renew_before) == (3, NOW, NOW + HOUR)
+        await issue(ledger, 4, WEB, presented=presented(1))
+        stand = {one.spiffe_id: one for one in await ledger.standings(order)}
+        assert set(stand) == {str(WEB), str(PAY)}
+        assert stand[str(WEB)].renewed == NOW
+        assert stand[str(PAY)].renewed is None
+        assert stand[str(PAY)].old_until == NOW + HOUR
+        await ledger.revoke_serials([1, 2], Reason.SUPERSEDED, now=NOW + SECOND)
+        stand = {one.spiffe_id: one for one in await ledger.standings(order)}
+        assert (stand[str(WEB)].old_until, stand[str(PAY)].old_until) == (None, None)
+        assert stand[str(WEB)].renewed == NOW
 
     async def test_crl_numbers_and_times_rise_and_are_never_in_the_future(self, ledger: Ledger) -> None:
         """D3: one a second at most, thirty seconds to spare, then wait."""
@@ -392,6 +486,13 @@ class LedgerContract:
         with pytest.raises(Invalid):
             await ledger.list_certificates(CertificateFilter(), token="not ours")
 
+    async def test_looking_whether_it_can_be_written_changes_nothing(self, ledger: Ledger) -> None:
+        """J2."""
+        await issue(ledger, 1)
+        before = await ledger.counts(now=NOW)
+        await ledger.check()
+        assert await ledger.counts(now=NOW) == before
+
     async def test_marks_only_rise(self, ledger: Ledger) -> None:
         """D1: high-water marks."""
         assert await ledger.mark("seen") == 0
@@ -408,3 +509,67 @@ class LedgerContract:
         refused = [answer for answer in answers if isinstance(answer, HandfastError)]
         assert [error.reason for error in refused] == ["SERIAL_EXISTS"]
         assert (await ledger.counts(now=NOW))["intended"] == 8
+
+    # --- what a ledger that lost its last hours takes back ---
+
+    async def test_what_a_list_revokes_is_revoked_also_what_was_never_heard_of(self, ledger: Ledger) -> None:
+        """J9: exactly what is new is returned, and the next list carries all of it."""
+        for serial in (1, 2):
+            await issue(ledger, serial)
+        await ledger.revoke_serial(1, Reason.SUPERSEDED, now=NOW)
+        taken = await ledger.learn(learnt(7, (1, 2, 3), Reason.KEY_COMPROMISE), unknown=PAY, until=NOW + HOUR)
+        assert [(record.serial, record.spiffe_id) for record in taken] == [(2, WEB), (3, PAY)]
+        assert (await ledger.find(1)).reason is Reason.SUPERSEDED
+        assert (await ledger.find(3)).describe(NOW) == "revoked"
+        assert await ledger.learn(learnt(7, (1, 2, 3)), unknown=PAY, until=NOW + HOUR) == ()
+        with pytest.raises(Refused) as blocked:
+            await ledger.intend(intention(9, spki_sha256=digest("key 2")))
+        assert blocked.value.reason == "KEY_BLOCKED"
+        assert list(await ledger.revoke_dangling(now=NOW)) == []
+        assert sorted(await publish(ledger, NOW + HOUR)) == [1, 2, 3]
+
+    async def test_numbers_and_times_go_on_after_those_of_a_learnt_list(self, ledger: Ledger) -> None:
+        """J9, D1, D3: a higher number begins a new epoch; a lower one changes nothing."""
+        first = await ledger.plan_crl(ISSUER, now=NOW)
+        await ledger.record_crl(first, b"own", NOW + HOUR)
+        await ledger.learn(learnt(0, (), this_update=NOW - HOUR), unknown=PAY, until=NOW)
+        assert (await ledger.latest_crl(ISSUER), await ledger.mark(CRL_EPOCH)) == (b"own", 0)
+        await ledger.learn(learnt(3 << 64, (), this_update=NOW + HOUR), unknown=PAY, until=NOW)
+        assert (await ledger.latest_crl(ISSUER), await ledger.mark(CRL_EPOCH)) == (b"learnt", 4)
+        plan = await ledger.plan_crl(ISSUER, now=NOW + 2 * HOUR)
+        assert plan.number == (4 << 64) + 1
+        with pytest.raises(Exhausted):
+            await ledger.plan_crl(ISSUER, now=NOW + HOUR)
+        await ledger.record_crl(plan, b"next", NOW + 3 * HOUR)
+        assert await ledger.latest_crl(ISSUER) == b"next"
+
+    async def test_a_ledger_without_any_list_learns_its_first(self, ledger: Ledger) -> None:
+        """J9."""
+        await ledger.learn(learnt(5, (8,)), unknown=PAY, until=NOW + HOUR)
+        assert await ledger.latest_crl(ISSUER) == b"learnt"
+        assert (await ledger.plan_crl(ISSUER, now=NOW + HOUR)).number == (1 << 64) + 1
+
+    async def test_a_certificate_is_taken_back_once_and_never_with_a_blocked_key(self, ledger: Ledger) -> None:
+        """J9, A11."""
+        await issue(ledger, 1)
+        known = await ledger.find(1)
+        lost = replace(known, serial=2, spki_sha256=digest("key 2"), der=der(2), obtained_by="readmitted")
+        await ledger.readmit(lost)
+        assert await ledger.find(2) == lost
+        with pytest.raises(Conflict) as twice:
+            await ledger.readmit(lost)
+        assert twice.value.reason == "SERIAL_EXISTS"
+        await ledger.intend(intention(3, presented=presented(2)))
+        await ledger.revoke_serial(1, Reason.KEY_COMPROMISE, now=NOW)
+        with pytest.raises(Refused) as blocked:
+            await ledger.readmit(replace(lost, serial=4, spki_sha256=known.spki_sha256))
+        assert blocked.value.reason == "KEY_BLOCKED"
+        assert await unknown(ledger, 4)
+
+
+def learnt(
+    number: int, serials: tuple[int, ...], reason: Reason = Reason.UNSPECIFIED, *, this_update: datetime = NOW
+) -> LearntList:
+    """A verified list that an agent held."""
+    entries = tuple(RevokedEntry(serial, NOW, reason) for serial in serials)
+    return LearntList(ISSUER, number, this_update, this_update + HOUR, entries, b"learnt")

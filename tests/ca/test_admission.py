@@ -152,6 +152,22 @@ def test_near_the_issuer_s_end_the_ca_refuses_rather_than_truncating_to_nothing(
     assert refused.value.reason == "ISSUER_EXPIRING"
 
 
+@pytest.mark.parametrize(
+    ("hours", "fits"), [(24, True), (11, True), (10.8, True), (10.7, False), (2.4, False), (25, False)]
+)
+def test_a_crl_lives_as_long_as_an_outage_that_its_leaves_survive_and_no_longer_than_they(
+    hours: float, fits: bool
+) -> None:
+    """D4, D2: a list that covered a tenth of a life would be refused at the start, not found out in the night."""
+    validity = timedelta(hours=hours)
+    if fits:
+        assert Profile(crl_validity=validity, publish_every=validity / 4).crl_validity == validity
+        return
+    with pytest.raises(Invalid) as refused:
+        Profile(crl_validity=validity, publish_every=validity / 4)
+    assert refused.value.reason == "CRL_FUSE"
+
+
 def test_a_profile_that_cannot_hold_tells_every_mistake() -> None:
     with pytest.raises(Invalid) as refused:
         Profile(longest=timedelta(seconds=1), backdate=timedelta(hours=1), crl_validity=timedelta(seconds=1))

@@ -106,6 +106,40 @@ async def test_a_line_that_was_forged_with_a_right_hash_does_not_fit_the_next(tr
     assert [reason for _, reason in _reasons(trail)] == ["CHANGED", "CHANGED"]
 
 
+@pytest.mark.parametrize("forged", [False, True], ids=["changed", "forged with a right hash"])
+async def test_a_ca_does_not_go_on_after_a_last_line_that_it_did_not_write(trail: Path, forged: bool) -> None:
+    """G3: the head beside the trail remembers it."""
+    lines = await _written(trail)
+    other = MemoryAudit(ManualClock(NOW))
+    for number in range(5):
+        await other.append({"event": "enrol", "decision": "granted", "detail": f"forged {number}"})
+    last = other.raw[4] if forged else lines[4].replace(b"granted", b"refused")
+    trail.write_bytes(b"".join([*lines[:4], last]))
+    with pytest.raises(Broken) as refused:
+        FileAudit(trail, ManualClock(NOW))
+    assert refused.value.reason == "AUDIT_BROKEN"
+
+
+async def test_a_trail_is_not_written_through_a_link(trail: Path, tmp_path: Path) -> None:
+    """E6."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"untouched")
+    trail.symlink_to(victim)
+    with pytest.raises(Unavailable) as refused:
+        FileAudit(trail, ManualClock(NOW))
+    assert refused.value.reason == "AUDIT_UNAVAILABLE"
+    assert victim.read_bytes() == b"untouched"
+
+
+async def test_delete_is_no_more_written_as_it_is_than_other_control_characters(trail: Path) -> None:
+    """G1: JSON may hold it bare."""
+    audit = FileAudit(trail, ManualClock(NOW))
+    await audit.append({"event": "enrol", "detail": "a\x7fb"})
+    await audit.close()
+    assert b"\x7f" not in trail.read_bytes()
+    assert json.loads(trail.read_bytes())["detail"] == "a\x7fb"
+
+
 async def test_an_unfinished_last_line_is_no_problem_and_is_cut_at_the_next_start(trail: Path) -> None:
     """J1: it was never acknowledged."""
     await _written(trail, 2)

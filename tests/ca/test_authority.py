@@ -311,6 +311,36 @@ async def test_a_certificate_that_is_not_the_linted_one_never_leaves(bench: Benc
     assert record.der is None
 
 
+class _OneAndTheSame:
+    """The real issuer with a lever: what it signs is what it rehearsed, and not what was decided."""
+
+    def __init__(self) -> None:
+        self.certificate, self.key_id, self.chain = (
+            CEREMONY.issuer.certificate,
+            CEREMONY.issuer.key_id,
+            CEREMONY.issuer.chain,
+        )
+        self.sign_crl, self.signed = CEREMONY.issuer.sign_crl, 0
+
+    def rehearse(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        return CEREMONY.issuer.rehearse(builder.add_extension(x509.OCSPNoCheck(), critical=False))
+
+    async def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
+        self.signed += 1
+        return await CEREMONY.issuer.sign(builder.add_extension(x509.OCSPNoCheck(), critical=False))
+
+
+async def test_what_the_lint_finds_is_not_signed_though_it_would_be_signed_as_rehearsed(bench: Bench) -> None:
+    """A1, D15: nothing is granted, and the key is not touched."""
+    issuer = _OneAndTheSame()
+    bench.again(issuer=issuer)
+    with pytest.raises(Broken) as caught:
+        await bench.authority.sign(WEB, build_csr(generate()), by="admin")
+    assert caught.value.reason == "LINT"
+    assert issuer.signed == 0
+    assert [line["decision"] for line in bench.audit.records if line["event"] == "sign"] == ["refused"]
+
+
 # --- renewing ---------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +408,60 @@ async def test_a_revocation_is_on_a_new_crl_with_a_higher_number_when_it_returns
     assert revoked.crl_number == bench.crl().number > before
     assert bench.crl().serials == {issued.record.serial}
     assert bench.authority.trust().announced == ()
+    written = [(line["event"], line["decision"]) for line in bench.audit.records]
+    assert written[-2:] == [("revoke", "granted"), ("crl", "granted")]
+
+
+class _LeverOnLists:
+    """The real issuer with two levers on its lists: it waits before it signs one, or gives an old one again."""
+
+    def __init__(self) -> None:
+        self.certificate, self.key_id, self.chain = (
+            CEREMONY.issuer.certificate,
+            CEREMONY.issuer.key_id,
+            CEREMONY.issuer.chain,
+        )
+        self.rehearse, self.sign = CEREMONY.issuer.rehearse, CEREMONY.issuer.sign
+        self.free = asyncio.Event()
+        self.free.set()
+        self.old: x509.CertificateRevocationList | None = None
+
+    async def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
+        await self.free.wait()
+        return await CEREMONY.issuer.sign_crl(builder) if self.old is None else self.old
+
+
+async def test_a_revocation_is_told_before_its_list_is_signed(bench: Bench) -> None:
+    """C5, C6: who watches need not wait for the signature."""
+    issuer = _LeverOnLists()
+    await bench.again(issuer=issuer).start()
+    issued = await bench.enrol()
+    async with aclosing(bench.authority.feed.watch()) as changes:
+        await anext(changes)
+        issuer.free.clear()
+        revoking = asyncio.create_task(
+            bench.authority.revoke_serial(issued.record.serial, Reason.UNSPECIFIED, by="admin")
+        )
+        try:
+            async with asyncio.timeout(5):
+                change = await anext(changes)
+            assert [news.serial for news in change.announced] == [issued.record.serial]
+            assert change.crls == ()
+        finally:
+            issuer.free.set()
+            await revoking
+
+
+async def test_a_list_that_is_not_the_planned_one_is_not_published(bench: Bench) -> None:
+    """D1, D4: rightly signed, and an old one."""
+    issuer = _LeverOnLists()
+    await bench.again(issuer=issuer).start()
+    issuer.old, before = x509.load_der_x509_crl(bench.crl().der), bench.crl()
+    with pytest.raises(Broken) as caught:
+        await bench.authority.publish_crl()
+    assert caught.value.reason == "LINT"
+    assert bench.crl() == before
+    assert bench.audit.records[-1]["decision"] == "refused"
 
 
 async def test_saying_it_twice_is_no_error_and_changes_nothing(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.errors import Broken, Conflict, HandfastError, Invalid, NotFound, Refused
-from handfast.keys import spki_der
+from handfast.keys import generate, spki_der
 from handfast_ca.custody.file import Stretching, load_key, seal, store_key, unseal
 
 QUICK = Stretching(iterations=1, lanes=1, memory_kib=64)
@@ -134,3 +134,21 @@ def test_a_process_that_holds_a_key_leaves_no_core_file() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "True (0, 0)"
+
+
+def test_a_key_is_not_read_through_a_link(tmp_path: Path) -> None:
+    """E6: who may write beside it could swap it."""
+    store_key(tmp_path / "real.key", generate(), None)
+    (tmp_path / "link.key").symlink_to("real.key")
+    with pytest.raises(OSError, match="symbolic links"):
+        load_key(tmp_path / "link.key", None)
+
+
+def test_no_other_process_of_the_user_reads_the_memory_of_one_that_holds_a_key() -> None:
+    """E2: the kernel is asked whether the process may be dumped, and so be attached to."""
+    code = (
+        "import ctypes; from handfast_ca.custody.process import forbid_core_dumps; forbid_core_dumps();"
+        " print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "0"

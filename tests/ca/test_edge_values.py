@@ -15,9 +15,11 @@ from handfast_ca.alarm import ExpiryAlarm
 from handfast_ca.audit_trail import AuditValue, MemoryAudit, write_refusal
 from handfast_ca.config import load
 from handfast_ca.limits import Limits
+from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.refusals import MOST_SOURCES, RefusalLog
 from handfast_ca.stores.memory import MemoryLedger
+from handfast_ca.stores.verdicts import page_size
 from handfast_ca.timekeeper import Timekeeper
 from tests.ca.core import NOW, Ceremony
 
@@ -92,6 +94,25 @@ def test_every_mistake_in_the_limits_is_told_with_its_path(tmp_path: Path) -> No
         "limits.renewals_per_identity.per_hour",
         "limits.requests_per_address",
         "limits.watchers_per_identity",
+    }
+
+
+def test_the_quorum_of_a_restore_is_everybody_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """J9: and every mistake in it is told with its path."""
+    path = tmp_path / "handfast.yaml"
+    read = {}
+    for text in ("{}", "{quorum: all}", "{quorum: 3, wait: 2h}"):
+        path.write_text(CONFIG % "{}" + f"restore: {text}\n")
+        read[text] = load(path).quorum
+    assert read["{}"] == read["{quorum: all}"] == EVERYBODY
+    assert read["{quorum: 3, wait: 2h}"] == Quorum(3, timedelta(hours=2))
+    path.write_text(CONFIG % "{}" + "restore: {quorum: 0, wait: soon, who: me}\n")
+    with pytest.raises(Invalid) as caught:
+        load(path)
+    assert {violation.field for violation in caught.value.violations} == {
+        "restore.quorum",
+        "restore.wait",
+        "restore.who",
     }
 
 
@@ -198,3 +219,10 @@ def test_a_ca_that_starts_late_is_told_where_things_stand_and_only_that(caplog: 
     looking.look()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "10 %" in caplog.text
+
+
+def test_a_page_is_never_longer_than_500_whatever_is_asked_of_the_ledger() -> None:
+    """H7: behind the bound of the edge."""
+    assert [page_size(wanted) for wanted in (1, 500, 501, 1 << 31)] == [1, 500, 500, 500]
+    with pytest.raises(Invalid):
+        page_size(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -12,6 +14,7 @@ import pytest
 
 from handfast.errors import Broken, Conflict, HandfastError, Refused, Unavailable
 from handfast.revocation import Reason
+from handfast_ca.stores.soundness import Soundness, mark_path
 from handfast_ca.stores.sqlite import SqliteLedger
 from tests.ca.ledger_contract import ISSUER, NOW, LedgerContract, intention, issue, unknown
 
@@ -90,19 +93,104 @@ async def test_a_newer_schema_is_refused(path: Path) -> None:
     assert error.reason == "LEDGER_NEWER"
 
 
-async def test_flipped_bytes_are_refused(path: Path) -> None:
-    """J3: damage is found before anything is signed."""
+async def closed_ledger(path: Path) -> None:
+    """Of a few dozen certificates, closed in order."""
     opened = await SqliteLedger.open(path, reserve=SMALL)
     for serial in range(1, 80):
         await opened.intend(intention(serial))
     await opened.close()
-    octets = bytearray(path.read_bytes())
-    for page in range(2, len(octets) // 4096):
-        octets[page * 4096 : page * 4096 + 64] = bytes(64 * [0xA5])
-    path.write_bytes(octets)
+
+
+def root_page(path: Path, name: str) -> int:
+    """The page where a table or an index begins."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    return int(found[0])
+
+
+def flip(path: Path, *pages: int) -> None:
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek((page - 1) * 4096)
+            file.write(bytes(64 * [0xA5]))
+
+
+def flip_unseen(path: Path, *pages: int) -> None:
+    """As a disk does that rots. It leaves the file's times alone, which no program can do: the mark follows them here."""
+    flip(path, *pages)
+    mark = json.loads(mark_path(path).read_text())
+    found = path.stat()
+    mark |= {"modified_ns": found.st_mtime_ns, "changed_ns": found.st_ctime_ns}
+    mark_path(path).write_text(json.dumps(mark))
+
+
+@pytest.mark.parametrize("page", ["certificates", "certificates_by_serial", "issuers"])
+async def test_flipped_bytes_are_refused(path: Path, page: str) -> None:
+    """J3: damage is found before anything is signed."""
+    await closed_ledger(path)
+    flip(path, root_page(path, page))
     error = await refusal(path)
     assert isinstance(error, Broken)
     assert error.reason == "LEDGER_DAMAGED"
+
+
+async def test_what_rotted_unseen_in_what_serving_needs_is_refused(path: Path) -> None:
+    """J3: the small tables are read at every start."""
+    await closed_ledger(path)
+    page = root_page(path, "issuers")
+    flip_unseen(path, page)
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"
+
+
+async def test_what_rotted_unseen_ends_signing_as_soon_as_the_reader_beside_finds_it(path: Path) -> None:
+    """J3: every write is refused from then on, and the next start too."""
+    await closed_ledger(path)
+    page = root_page(path, "certificates_by_serial")
+    flip_unseen(path, page)
+    opened = await SqliteLedger.open(path, reserve=SMALL)
+    await opened.checked()
+    problem = opened.problem()
+    assert isinstance(problem, Broken)
+    assert problem.reason == "LEDGER_DAMAGED"
+    for refused in (opened.intend(intention(100)), opened.plan_crl(ISSUER, now=NOW)):
+        with pytest.raises(Broken, match="is damaged"):
+            await refused
+    await opened.close()
+    assert not mark_path(path).exists()
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"
+
+
+async def test_a_ledger_that_was_closed_in_order_is_known_again_and_read_beside(path: Path) -> None:
+    """J3: the mark is used once, and comes back when the whole file was read."""
+    await closed_ledger(path)
+    assert mark_path(path).exists()
+    opened = await SqliteLedger.open(path, reserve=SMALL)
+    assert not mark_path(path).exists()
+    await opened.checked()
+    assert opened.problem() is None
+    await issue(opened, 100)
+    await opened.close()
+    assert mark_path(path).exists()
+
+
+@pytest.mark.parametrize("mark", [b"", b"null", b"{}", b"[1]", b"\xff"])
+async def test_a_mark_that_says_nothing_hides_no_damage(path: Path, mark: bytes) -> None:
+    """J3: then the whole file is read before anything else."""
+    await closed_ledger(path)
+    flip(path, root_page(path, "certificates"))
+    mark_path(path).write_bytes(mark)
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"
+
+
+async def test_a_mark_of_another_file_hides_no_damage(path: Path) -> None:
+    """J3: a copy put in the ledger's place is not the file that was found whole."""
+    await closed_ledger(path)
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.chmod(0o600)
+    flip(copy, root_page(path, "certificates"))
+    copy.replace(path)
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"
 
 
 async def test_a_lock_of_a_stranger_is_waited_for_and_then_named(ledger: SqliteLedger, path: Path) -> None:
@@ -111,22 +199,38 @@ async def test_a_lock_of_a_stranger_is_waited_for_and_then_named(ledger: SqliteL
         stranger.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable) as refused:
             await ledger.intend(intention(1))
+        with pytest.raises(Unavailable) as unready:
+            await ledger.check()
         stranger.execute("ROLLBACK")
+    assert unready.value.reason == "LEDGER_BUSY"
     assert refused.value.reason == "LEDGER_BUSY"
     assert await unknown(ledger, 1)
     await issue(ledger, 1)
 
 
-async def test_a_backup_is_a_ledger_and_overwrites_nothing(ledger: SqliteLedger, tmp_path: Path) -> None:
-    """J9: one consistent copy while serving."""
-    await issue(ledger, 1)
-    copy = tmp_path / "state" / "copy.db"
-    await ledger.backup(str(copy))
-    with pytest.raises(FileExistsError):
-        await ledger.backup(str(copy))
-    restored = await SqliteLedger.open(copy, reserve=SMALL)
-    assert await restored.find(1) == await ledger.find(1)
-    await restored.close()
+async def test_a_lock_of_a_stranger_that_goes_away_in_time_costs_nobody_anything(
+    ledger: SqliteLedger, path: Path
+) -> None:
+    """J12: whoever asks meanwhile waits, and need not ask again."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(issue(ledger, 1))
+        await asyncio.sleep(0.3)  # nothing hangs on it but that the writer has come to the lock by then
+        assert not waiting.done()
+        stranger.execute("ROLLBACK")
+        await waiting
+    assert not await unknown(ledger, 1)
+
+
+async def test_a_file_that_was_not_read_to_its_end_gets_no_mark(path: Path) -> None:
+    """J3: it is read before the next start serves."""
+    await closed_ledger(path)
+    unread = Soundness(path)
+    unread.stop()
+    unread.keep()
+    assert not mark_path(path).exists()
+    flip(path, root_page(path, "certificates"))
+    assert (await refusal(path)).reason == "LEDGER_DAMAGED"
 
 
 async def test_a_ledger_of_the_version_before_is_taken_over(path: Path) -> None:

@@ -147,6 +147,13 @@ def test_an_entry_tells_all_its_mistakes_at_once() -> None:
     assert len(refused.value.violations) == 13
 
 
+def test_an_entry_of_another_trust_domain_is_refused() -> None:
+    """A3."""
+    with pytest.raises(Invalid) as refused:
+        register("spiffe://other.example/web", trust_domain=TRUST_DOMAIN, longest=timedelta(hours=24))
+    assert [violation.reason for violation in refused.value.violations] == ["FOREIGN_TRUST_DOMAIN"]
+
+
 def test_an_entry_has_eight_names_at_most() -> None:
     """A15."""
     with pytest.raises(Invalid) as refused:
@@ -182,11 +189,22 @@ def test_a_list_says_why_unless_there_is_no_reason() -> None:
     assert {entry.serial_number: len(entry.extensions) for entry in crl} == {5: 1, 6: 0}
 
 
-def test_a_list_that_is_not_what_was_planned_is_not_published() -> None:
+@pytest.mark.parametrize(
+    ("planned", "validity"),
+    [
+        (replace(PLAN, entries=PLAN.entries[:1]), timedelta(hours=12)),
+        (replace(PLAN, number=PLAN.number + 1), timedelta(hours=12)),
+        (replace(PLAN, this_update=PLAN.this_update + timedelta(hours=1)), timedelta(hours=11)),
+        (PLAN, timedelta(hours=13)),
+    ],
+    ids=["entries", "number", "thisUpdate", "nextUpdate"],
+)
+def test_a_list_that_is_not_what_was_planned_is_not_published(planned: CrlPlan, validity: timedelta) -> None:
+    """D1, D2, D3, D4: each of the four alone."""
     made = _list(PLAN)
     lint_crl(made, PLAN, timedelta(hours=12))
     with pytest.raises(Broken) as refused:
-        lint_crl(made, replace(PLAN, entries=PLAN.entries[:1]), timedelta(hours=12))
+        lint_crl(made, planned, validity)
     assert refused.value.reason == "LINT"
 
 
@@ -223,15 +241,38 @@ def test_the_age_of_the_list_is_told_in_time(hours: int, level: Level) -> None:
 def test_a_ca_without_a_list_and_with_a_wrong_clock_says_both() -> None:
     problem: HandfastError = Unavailable("the clock jumped", hint="set it right")
     lines = status_lines(
-        issuer=CEREMONY.issuing.certificate, crl=None, clock_problem=problem, crl_problem=None, now=NOW
+        issuer=CEREMONY.issuing.certificate,
+        crl=None,
+        clock_problem=problem,
+        crl_problem=None,
+        ledger_problem=None,
+        now=NOW,
     )
     assert {line.name: line.level for line in lines} == {
         "expiry": Level.OK,
         "crl": Level.FAILED,
         "publishing": Level.OK,
+        "file": Level.OK,
         "time": Level.FAILED,
     }
     assert lines[-1].hint == "set it right"
+
+
+def test_a_ca_whose_ledger_is_damaged_is_not_ready_and_names_the_way_back() -> None:
+    """J3."""
+    problem = Broken("ledger ledger.db is damaged: row 7 missing", hint="`handfast ca restore`")
+    lines = status_lines(
+        issuer=CEREMONY.issuing.certificate,
+        crl=None,
+        clock_problem=None,
+        crl_problem=None,
+        ledger_problem=problem,
+        now=NOW,
+    )
+    assert [(line.group, line.detail, line.hint) for line in lines if line.name == "file"] == [
+        ("ledger", problem.message, "`handfast ca restore`")
+    ]
+    assert [line.name for line in lines if line.level is Level.FAILED] == ["crl", "file"]
 
 
 # --- URLs -------------------------------------------------------------------------------------------------------------

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from handfast.certificates import Leaf, Usage
 from handfast.csr import build_csr, parse_csr
 from handfast.errors import Broken
-from handfast.keys import generate
+from handfast.identity import SpiffeId
+from handfast.keys import PublicKey, generate, key_identifier
+from handfast.lifetime import Validity
+from handfast.ocsp import ocsp_url
 from handfast_ca.admission import admit
 from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.profile import Profile
-from handfast_ca.template import LeafPlan, LeafTemplate, new_serial
+from handfast_ca.template import LeafPlan, LeafTemplate, leaf_access, new_serial
+from handfast_ca.urls import PublicUrls
 from tests.ca.core import NOW, URLS, WEB, Ceremony, entry
 
 CEREMONY = Ceremony()
+FACTS = IssuerFacts.of(CEREMONY.issuing.certificate, URLS)
 Mutation = Callable[[x509.CertificateBuilder], x509.CertificateBuilder]
 
 
@@ -46,7 +55,7 @@ def _rehearsed(builder: x509.CertificateBuilder) -> bytes:
 def test_what_the_template_makes_passes_the_lint(usages: tuple[str, ...]) -> None:
     plan = _plan(usages)
     der = _rehearsed(_builder(plan))
-    lint(der, plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+    lint(der, plan, FACTS)
     leaf = Leaf.parse(der)
     assert leaf.spiffe_id == WEB
     assert leaf.usages == {Usage(usage) for usage in usages}
@@ -102,10 +111,33 @@ def _usage(**more: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**{flag: more.get(flag, flag == "digital_signature") for flag in flags.split()})
 
 
+def _all_names(
+    identity: SpiffeId = WEB, dns_name: str = "web.svc", address: str = "10.0.0.7"
+) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(str(identity)),
+            x509.DNSName(dns_name),
+            x509.IPAddress(ipaddress.ip_address(address)),
+        ]
+    )
+
+
+def _key_id(key: PublicKey) -> x509.SubjectKeyIdentifier:
+    return x509.SubjectKeyIdentifier(key_identifier(key))
+
+
+OTHER_KEY = generate().public_key()
 TWO_URIS = x509.SubjectAlternativeName(
     [x509.UniformResourceIdentifier(str(WEB)), x509.UniformResourceIdentifier("spiffe://test.example/db")]
 )
 OTHER_NAME = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://test.example/db")])
+
+
+def _with_access(urls: PublicUrls) -> Mutation:
+    return _replaced(leaf_access(urls, CEREMONY.issuer.key_id), False)
+
+
 MUTATIONS: dict[str, Mutation] = {
     "CA:TRUE (A1)": _replaced(x509.BasicConstraints(ca=True, path_length=None), True),
     "keyCertSign (A1)": _replaced(_usage(key_cert_sign=True), True),
@@ -124,28 +156,76 @@ MUTATIONS: dict[str, Mutation] = {
     "no SKI": _without(x509.SubjectKeyIdentifier.oid),
     "no key usage": _without(x509.KeyUsage.oid),
     "no basic constraints": _without(x509.BasicConstraints.oid),
+    "no address of the responder": _with_access(PublicUrls(URLS.base, ocsp=False)),
+    "the address of another responder": _with_access(PublicUrls("http://evil.example")),
     "a subject (A8)": _with(subject_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "admin")])),
     "another issuer's name": _with(issuer_name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])),
     "a short serial (A17)": _with(serial_number=1),
     "a longer life (A16)": _with(not_valid_after=(NOW + timedelta(days=2)).replace(tzinfo=None)),
     "outliving the issuer (J10)": _with(not_valid_after=(NOW + timedelta(days=91)).replace(tzinfo=None)),
     "another key": _with(public_key=generate().public_key()),
+    "another key with its own SKI": lambda builder: _replaced(_key_id(OTHER_KEY), False)(
+        _with(public_key=OTHER_KEY)(builder)
+    ),
+    "another serial (A17)": _with(serial_number=1 << 126),
+    "another identity with the same names (A3)": _replaced(
+        _all_names(SpiffeId.parse("spiffe://test.example/db")), True
+    ),
+    "another DNS name (A2)": _replaced(_all_names(dns_name="db.svc"), True),
+    "another address (A6)": _replaced(_all_names(address="169.254.169.254"), True),
 }
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS.values(), ids=MUTATIONS.keys())
 def test_a_mutated_template_is_blocked_before_the_key_is_touched(mutation: Mutation) -> None:
-    """A1, A5, A8, A16, A17, D15: only the throw-away key has signed by then."""
+    """A1, A2, A3, A5, A6, A8, A16, A17, D15: only the throw-away key has signed by then."""
     plan = _plan()
     with pytest.raises(Broken) as refused:
-        lint(_rehearsed(mutation(_builder(plan))), plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(_rehearsed(mutation(_builder(plan))), plan, FACTS)
     assert refused.value.reason in {"LINT", "NOT_AN_SVID"}
     assert refused.value.violations
 
 
+def test_where_ocsp_is_off_no_leaf_names_a_responder() -> None:
+    off, plan = PublicUrls(URLS.base, ocsp=False), _plan()
+    builder = LeafTemplate(CEREMONY.issuing.certificate, CEREMONY.issuer.key_id, off).builder(plan)
+    lint(_rehearsed(builder), plan, IssuerFacts.of(CEREMONY.issuing.certificate, off))
+    assert ocsp_url(Leaf.parse(_rehearsed(builder)).certificate) is None
+    assert ocsp_url(Leaf.parse(_rehearsed(_builder(plan))).certificate) == f"{URLS.base}/ocsp"
+
+
+def test_a_template_that_keeps_the_decision_passes_with_all_its_names() -> None:
+    """The control of the mutations above: with the very names that were decided, nothing is found."""
+    plan = _plan()
+    lint(_rehearsed(_replaced(_all_names(), True)(_builder(plan))), plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+
+
+@pytest.mark.parametrize("decided", ["a short serial (A17)", "a life beyond the issuer's (J10)"])
+def test_a_decision_that_no_certificate_may_carry_is_blocked_too(decided: str) -> None:
+    """A17, J10: the lint trusts neither the template nor who decided."""
+    plan, later = _plan(), NOW + timedelta(days=91)
+    wrong = (
+        replace(plan, serial=1)
+        if decided.startswith("a short")
+        else replace(plan, validity=Validity(plan.validity.not_before, later.replace(microsecond=0)))
+    )
+    with pytest.raises(Broken) as refused:
+        lint(_rehearsed(_builder(wrong)), wrong, IssuerFacts.of(CEREMONY.issuing.certificate))
+    assert [violation.reason for violation in refused.value.violations] == ["LINT"]
+
+
+def test_a_signature_over_an_old_hash_is_blocked() -> None:
+    """A10: SHA-224 is what the library still signs with."""
+    plan = _plan()
+    der = _builder(plan).sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA224()).public_bytes(Encoding.DER)
+    with pytest.raises(Broken) as refused:
+        lint(der, plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+    assert [violation.field for violation in refused.value.violations] == ["signatureAlgorithm"]
+
+
 def test_bytes_that_are_no_certificate_are_blocked() -> None:
     with pytest.raises(Broken):
-        lint(b"\x30\x00", _plan(), IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(b"\x30\x00", _plan(), FACTS)
 
 
 def test_serials_are_positive_long_and_have_no_constant_bit() -> None:

@@ -120,7 +120,9 @@ async def running_ca(
     running = RunningCa(authority, "", "", tmp_path / "audit.jsonl", source, gate)
     source.publish(await running.credentials(CA))
     permitted = policy(TRUST_DOMAIN, [OPERATOR])
-    guard = AioGuard(source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc)
+    guard = AioGuard(
+        source, permitted, open_methods=OPEN_METHODS, observer=gate.metrics.rpc, on_refusal=gate.turned_away
+    )
     server = grpc.aio.server(interceptors=(guard,), options=OPTIONS)
     add_AuthorityServicer_to_server(AuthorityService(authority, gate), server)
     add_RegistryServicer_to_server(RegistryService(authority, gate.metrics), server)
@@ -133,5 +135,6 @@ async def running_ca(
     finally:
         await server.stop(None)
         guard.close()
+        await gate.turned_away.written()
         await authority.close()
         await audit.close()

@@ -19,6 +19,7 @@ from handfast_ca.access import OPEN_METHODS
 from tests.ca_edges.running import OPERATOR, RunningCa, running_ca
 
 WEB = "spiffe://test.example/web"
+REVOKE = "/handfast.v1.Registry/Revoke"
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -116,6 +117,26 @@ async def test_the_enrolment_port_is_open_to_enrolment_and_nothing_else(tmp_path
             assert (await refusal(channel.unary_unary(method)(b""))).reason == "NO_CERTIFICATE"
 
 
+async def test_whom_the_guard_turns_away_is_in_the_audit_trail_and_a_storm_of_it_is_two_lines(tmp_path: Path) -> None:
+    """A19, H8: one who proved who he is, and one who did not."""
+    async with running_ca(tmp_path) as ca, ca.anonymous() as nobody:
+        web = await ca.workload(WEB)
+        async with ca.channel(web) as channel:
+            for _ in range(20):
+                assert (await refusal(channel.unary_unary(REVOKE)(b""))).reason == "NOT_ALLOWED"
+        assert (await refusal(nobody.unary_unary(REVOKE)(b""))).reason == "NO_CERTIFICATE"
+        await ca.gate.turned_away.written()
+        await ca.gate.refusals.flush()
+        lines = [record for record in ca.records if record["event"] == "call"]
+    assert [(one["reason"], one.get("spiffe_id"), one.get("count")) for one in lines] == [
+        ("NOT_ALLOWED", WEB, None),
+        ("NO_CERTIFICATE", None, None),
+        ("NOT_ALLOWED", WEB, 19),
+    ]
+    for line in lines:
+        assert (line["decision"], line["method"], line["peer_address"]) == ("refused", REVOKE, "127.0.0.1")
+
+
 def methods(file: Any, service: str) -> list[str]:
     found = file.services_by_name[service]
     return [f"/{found.full_name}/{method.name}" for method in found.methods]
@@ -133,6 +154,8 @@ async def test_an_enrolment_without_a_readable_proof_is_refused(
 ) -> None:
     async with running_ca(tmp_path) as ca, ca.anonymous() as channel:
         assert (await refusal(AuthorityStub(channel).Enrol(request_))).reason == reason
+        line = ca.records[-1]
+        assert (line["event"], line["decision"], line["reason"]) == ("enrol", "refused", reason)
 
 
 async def test_wrong_requests_of_operators_say_why(tmp_path: Path) -> None:
@@ -151,6 +174,8 @@ async def test_wrong_requests_of_operators_say_why(tmp_path: Path) -> None:
         assert (await refusal(registry.GetEntry(registry_pb2.GetEntryRequest(spiffe_id=WEB)))).reason == "NO_ENTRY"
         request = registry_pb2.RevokeRequest(serial="1f", reason="certificate-hold")
         assert (await refusal(registry.Revoke(request))).reason == "INVALID_REASON"
+        line = ca.records[-1]
+        assert (line["event"], line["reason"], line["by"]) == ("revoke", "INVALID_REASON", str(OPERATOR))
         assert (await refusal(registry.Revoke(registry_pb2.RevokeRequest(serial="1f")))).reason == "NO_CERTIFICATE"
         page = await registry.ListEntries(registry_pb2.ListEntriesRequest(page_size=2**31))
         assert not page.entries

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from starlette.routing import Route
 
 from handfast.wire.codec import from_rpc_error
-from handfast_ca.access import METHODS, ROUTES, Audience
+from handfast_ca.access import METHODS, POSTED, ROUTES, Audience
 from handfast_ca.metrics import CaMetrics
 from handfast_ca.public import application
 from tests.ca_edges.running import running_ca
@@ -93,7 +93,10 @@ async def test_every_route_is_declared(tmp_path: Path) -> None:
     """A19: nothing is served over HTTP that the table does not name, and it only gives."""
     async with running_ca(tmp_path) as running:
         routes = application(running.authority, CaMetrics()).routes
-        assert all(isinstance(route, Route) and route.methods == {"GET", "HEAD"} for route in routes)
+        for route in routes:
+            assert isinstance(route, Route)
+            assert route.methods == ({"POST"} if route.path in POSTED else {"GET", "HEAD"})
+        assert {"/ocsp"} == POSTED
         assert {getattr(route, "path", None) for route in routes} == set(ROUTES)
         assert set(ROUTES.values()) == {Audience.ANYBODY}
 

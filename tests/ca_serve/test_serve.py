@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,7 @@ from cryptography import x509
 
 from handfast.wire.v1 import authority_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
+from handfast_ca.custody.process import MOST_FILES
 from tests.ca_serve.process import RunningServe
 
 WEB = "spiffe://test.example/web"
@@ -110,3 +112,15 @@ def test_a_quiet_watch_survives_the_pings_of_an_agent(ca: RunningServe) -> None:
             with pytest.raises(grpc.RpcError) as ended:
                 next(watch)
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_ca_takes_as_many_open_files_as_it_may_have(ca: RunningServe) -> None:
+    """A thousand watchers are a thousand connections: a low soft limit is raised, the hard one is left alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with ca:
+            granted = resource.prlimit(ca.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert granted == (min(MOST_FILES, hard), hard)

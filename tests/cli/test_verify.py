@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 
 from handfast.certificates import Usage, pem_chain
 from handfast.cli.main import main
 from handfast.keys import PrivateKey, generate, key_identifier
+from handfast.ocsp import issuer_hashes
 from handfast.testing import ManualClock, TestAuthority
 
 
@@ -203,3 +207,76 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def ocsp_answer(authority: TestAuthority, serial: int, status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD) -> bytes:
+    """Of the issuing CA itself, by the library's own writer."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    revoked = status is ocsp.OCSPCertStatus.REVOKED
+    builder = ocsp.OCSPResponseBuilder().add_response_by_hash(
+        *issuer_hashes(authority.issuer, hashes.SHA256()),
+        serial,
+        hashes.SHA256(),
+        status,
+        now,
+        now + timedelta(minutes=10),
+        now if revoked else None,
+        x509.ReasonFlags.superseded if revoked else None,
+    )
+    builder = builder.responder_id(ocsp.OCSPResponderEncoding.NAME, authority.issuer)
+    return builder.sign(authority.issuer_key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def test_an_ocsp_answer_stands_in_for_a_list(files: Files, authority: TestAuthority) -> None:
+    web = authority.issue("/web")
+    answer = files.write("ocsp.der", ocsp_answer(authority, web.leaf.serial))
+    code, out = files.verify(web.chain_pem, authority.bundle.roots_pem, None, "--ocsp", str(answer))
+    assert code == 0
+    assert "OCSP: good as of" in out
+    assert "not checked" not in out
+
+
+@pytest.mark.parametrize("kind", ["revoked", "another", "garbage"])
+def test_an_ocsp_answer_that_is_not_good_is_told_beside_the_lists(
+    files: Files, authority: TestAuthority, kind: str
+) -> None:
+    web = authority.issue("/web")
+    answers = {
+        "revoked": ocsp_answer(authority, web.leaf.serial, ocsp.OCSPCertStatus.REVOKED),
+        "another": ocsp_answer(authority, web.leaf.serial + 1),
+        "garbage": b"garbage",
+    }
+    answer = files.write("ocsp.der", answers[kind])
+    lists = authority.revocations.pem
+    code, out = files.verify(web.chain_pem, authority.bundle.roots_pem, lists, "--ocsp", str(answer))
+    words = {"revoked": "is revoked since", "another": "is about serial", "garbage": "cannot be read"}
+    assert code == 1
+    assert "× OCSP: " in out
+    assert words[kind] in out
+    assert "√ revocation" in out
+
+
+def test_without_its_issuer_an_answer_cannot_be_judged(files: Files, authority: TestAuthority) -> None:
+    web = authority.issue("/web")
+    answer = files.write("ocsp.der", ocsp_answer(authority, web.leaf.serial))
+    alone = pem_chain([web.leaf.certificate])
+    code, out = files.verify(alone, authority.bundle.roots_pem, None, "--ocsp", str(answer))
+    assert code == 1
+    assert "its issuing CA is in neither file" in out
+
+
+def test_inspect_shows_an_ocsp_answer(
+    files: Files, authority: TestAuthority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Revoked ones with time and reason, and an error as what it is."""
+    revoked = ocsp_answer(authority, 0xABCD, ocsp.OCSPCertStatus.REVOKED)
+    later = ocsp.OCSPResponseBuilder.build_unsuccessful(ocsp.OCSPResponseStatus.TRY_LATER)
+    shown = []
+    for name, der in (("a.der", revoked), ("b.der", later.public_bytes(Encoding.DER))):
+        with pytest.raises(SystemExit):
+            main(["inspect", str(files.write(name, der)), "-o", "json"])
+        shown += json.loads(capsys.readouterr().out)
+    assert shown[0]["kind"] == shown[1]["kind"] == "OCSP answer"
+    assert (shown[0]["serial"], shown[0]["status"], shown[0]["reason"]) == ("abcd", "revoked", "superseded")
+    assert shown[0]["signed_by"] == authority.issuer.subject.rfc4514_string()
+    assert (shown[1]["response"], "status" in shown[1]) == ("try_later", False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -43,11 +45,24 @@ def forms_of(key_file: Path) -> set[bytes]:
     }
 
 
+def what_processes_show() -> dict[str, bytes]:
+    """Arguments and environment of every process that this test started, as anybody on the machine can read them."""
+    shown = {}
+    for process in psutil.Process().children(recursive=True):
+        for name in ("cmdline", "environ"):
+            place = Path(f"/proc/{process.pid}/{name}")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                shown[str(place)] = place.read_bytes()
+    return shown
+
+
 def test_no_key_and_no_token_is_in_what_a_run_wrote(tmp_path: Path) -> None:
-    """G2: logs, audit log, ledger, state and configuration of a CA, two agents and two services, up to a revocation."""
+    """B2, G2: arguments, environments, logs, audit log, ledger, state and configuration of a CA, two agents and two services, up to a revocation."""
     secrets: dict[bytes, str] = {}
+    shown: dict[str, bytes] = {}
 
     def collect() -> None:
+        shown.update(what_processes_show())
         for file in tmp_path.rglob("*"):
             if file.name == "tls.key":
                 secrets.update(dict.fromkeys(forms_of(file), f"the key {file}"))
@@ -69,6 +84,9 @@ def test_no_key_and_no_token_is_in_what_a_run_wrote(tmp_path: Path) -> None:
         mesh.run("revoke", mesh.orders.identity)
         mesh.check_alive()
     assert len(secrets) > 20
+    assert len(shown) > 3
+    for place, data in shown.items():
+        assert [what for secret, what in secrets.items() if secret in data] == [], place
     read = 0
     for file in tmp_path.rglob("*"):
         if file.is_file() and file.name not in KEEPERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -49,6 +49,7 @@ class SyncEcho:
     def __init__(self) -> None:
         self.cleaned_up = threading.Event()
         self.release = threading.Event()
+        self.heard: Callable[[], None] = lambda: None
 
     def unary(self, request: bytes, context: Any) -> bytes:
         return str(caller().spiffe_id).encode() + b" " + request
@@ -66,7 +67,11 @@ class SyncEcho:
             yield str(caller().spiffe_id).encode() + b" " + request
 
     def collect(self, requests: Iterator[bytes], context: Any) -> bytes:
-        return b"".join(requests)
+        got = b""
+        for request in requests:
+            got += request
+            self.heard()
+        return got
 
 
 def handlers(echo: AioEcho | SyncEcho) -> grpc.GenericRpcHandler:
@@ -97,10 +102,16 @@ async def aio_server(source: Source, *interceptors: Any, credentials: Any = None
 
 
 @contextmanager
-def sync_server(source: Source, *interceptors: Any, credentials: Any = None) -> Iterator[tuple[str, SyncEcho]]:
+def sync_server(
+    source: Source, *interceptors: Any, credentials: Any = None, more: Any = None
+) -> Iterator[tuple[str, SyncEcho]]:
+    """``more`` handles ``/test.Reused/Unary``."""
     echo = SyncEcho()
     server = grpc.server(ThreadPoolExecutor(8), interceptors=interceptors)
     server.add_generic_rpc_handlers((handlers(echo),))
+    if more is not None:
+        own = grpc.method_handlers_generic_handler("test.Reused", {"Unary": grpc.unary_unary_rpc_method_handler(more)})
+        server.add_generic_rpc_handlers((own,))
     port = server.add_secure_port("127.0.0.1:0", credentials or server_credentials(source))
     server.start()
     try:

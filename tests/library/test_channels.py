@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -49,6 +50,26 @@ async def swapped(opened: AioChannel | Channel, before: object) -> None:
     async with asyncio.timeout(10):
         while opened._rotation.present is before:
             await asyncio.sleep(0.005)
+
+
+async def test_where_no_new_connection_can_be_made_ready_the_present_one_goes_on_and_it_is_tried_again(
+    authority: TestAuthority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """J4: the private directory is gone, as a full disk or too many open files would have it; then it is there again."""
+    source, web = authority.source("/server"), authority.source("/web")
+    async with aio_server(source, AioGuard(source, EVERYBODY)) as (target, _), tunnelled_aio(web, target) as opened:
+        unary = opened.unary_unary(UNARY)
+        await opened.channel_ready()
+        before, folder = opened._rotation.present, Path(opened._rotation._folder.name)
+        aside = folder.rename(folder.with_name(f"{folder.name}.aside"))
+        authority.rotate(web)
+        async with asyncio.timeout(10):
+            while "no new connection can be made ready" not in caplog.text:
+                await asyncio.sleep(0.005)
+        assert await unary(b"x", timeout=10) == b"spiffe://test.example/web x"
+        aside.rename(folder)
+        await swapped(opened, before)
+        assert await unary(b"x", timeout=10) == b"spiffe://test.example/web x"
 
 
 @both_aio

@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from handfast.access import AccessPolicy, UnsafeAnyIdentity, allow, in_trust_domain
-from handfast.errors import HandfastError, Invalid, Unauthenticated
+from handfast.errors import Forbidden, HandfastError, Invalid, Unauthenticated
+from handfast.identity import SpiffeId
 from handfast.keys import generate
 from handfast.rpc.caller import caller
 from handfast.rpc.guard import AioGuard, Guard
@@ -164,6 +165,42 @@ async def test_what_the_clock_says_decides_and_not_what_the_handshake_said() -> 
         guard.sweep()
         assert (await refusal(stream.read())).reason == "EXPIRED"
         assert (await refusal(call(b""))).reason == "EXPIRED"
+
+
+async def test_a_clock_that_is_set_back_before_a_leaf_began_refuses_who_was_good_before() -> None:
+    """J8: what was found good stands for no other time."""
+    clock = ManualClock()
+    authority = TestAuthority(clock=clock)
+    source, web = authority.source("/server"), authority.issue("/web")
+    async with (
+        aio_server(source, AioGuard(source, EVERYBODY, clock=clock)) as (target, _),
+        plain_aio(target, web) as to,
+    ):
+        call = to.unary_unary(UNARY)
+        await call(b"")
+        clock.step(timedelta(hours=-1))
+        assert (await refusal(call(b""))).reason == "NOT_YET_VALID"
+        clock.step(timedelta(hours=1))
+        assert await call(b"")
+
+
+async def test_the_policy_is_asked_on_every_call_also_of_who_is_known(authority: TestAuthority) -> None:
+    """F: permission is never remembered for a policy."""
+
+    class UntilClosed:
+        closed = False
+
+        def permits(self, _caller: SpiffeId, _method: str) -> bool:
+            return not self.closed
+
+    policy = UntilClosed()
+    source, web = authority.source("/server"), authority.issue("/web")
+    async with aio_server(source, AioGuard(source, policy)) as (target, _), plain_aio(target, web) as channel:
+        call = channel.unary_unary(UNARY)
+        await call(b"")
+        policy.closed = True
+        error = await refusal(call(b""))
+        assert (type(error), error.reason) == (Forbidden, "NOT_ALLOWED")
 
 
 async def test_an_empty_bundle_ends_everything(authority: TestAuthority) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from grpc.experimental.session_cache import ssl_session_cache_lru
 
 from handfast.access import in_trust_domain
 from handfast.certificates import pem_chain, subject_key_id
@@ -47,74 +50,100 @@ def tls_client(authority: TestAuthority, directory: Path, version: ssl.TLSVersio
     return context
 
 
-def connect(target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[ssl.SSLSession, bool]:
-    """One connection: its session with a ticket, and whether the server took the one that was offered."""
+def resumes(target: str, context: ssl.SSLContext, between: Callable[[], object] = lambda: None) -> bool:
+    """Connects twice, the second time with the ticket of the first; tells whether the server took it."""
     host, port = target.split(":")
-    with (
-        socket.create_connection((host, int(port)), timeout=5) as raw,
-        context.wrap_socket(raw, server_hostname=host, session=session) as tls,
-    ):
-        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # RFC 9113, 3.4: preface, empty SETTINGS
-        tls.recv(1)  # the ticket travels ahead of the server's SETTINGS
-        assert tls.session is not None
-        return tls.session, bool(tls.session_reused)
+    session: ssl.SSLSession | None = None
+    reused = False
+    for _ in range(2):
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname=host, session=session) as tls,
+        ):
+            tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")  # RFC 9113, 3.4: preface, empty SETTINGS
+            tls.recv(1)  # the ticket travels ahead of the server's SETTINGS
+            session, reused = tls.session, bool(tls.session_reused)
+        between()
+    return reused
 
 
-CHANGES: dict[str, Callable[[TestAuthority, Any], None]] = {
-    "leaf": lambda authority, source: authority.rotate(source),
-    "list": lambda authority, source: authority.revoke_all([1]),
-    "bundle": lambda authority, source: source.publish(replace(source.current(), bundle=replace(authority.bundle))),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["leaf", "list", "bundle"])
 def test_no_session_is_resumed_past_a_change(authority: TestAuthority, tmp_path: Path, change: str) -> None:
-    """C7: whatever a ticket proved, the next handshake after a change of leaf, list or bundle proves anew."""
+    """C7: whatever a ticket proved, after a change of leaf, list or bundle the next handshake proves anew."""
     context = tls_client(authority, tmp_path, ssl.TLSVersion.TLSv1_3)
     source = authority.source("/server")
+    changes: dict[str, Callable[[], object]] = {
+        "leaf": lambda: authority.rotate(source),
+        "list": authority.refresh_list,
+        "bundle": lambda: authority.set_roots([authority.root], [authority.issuer]),
+    }
     with sync_server(source) as (target, _):
-        session, _ = connect(target, context)
-        session, reused = connect(target, context, session)
-        assert reused, "without a change it is: else the rest of this test would prove nothing"
-        CHANGES[change](authority, source)
-        assert not connect(target, context, session)[1]
+        assert not resumes(target, context, changes[change])
 
 
-def test_a_resumed_session_is_judged_as_any_other(authority: TestAuthority, tmp_path: Path) -> None:
-    """C7: the caller's certificate is known on it, and once it has expired its calls are refused."""
+def test_a_resumed_session_is_judged_like_any_other(authority: TestAuthority) -> None:
+    """C2, C7: the second wall. The server takes the ticket, and the guard refuses whom it was given to."""
+    clock = ManualClock()
+    authority = TestAuthority(clock=clock)
+    source = authority.source("/server", lifetime=timedelta(hours=3))
+    guard = Guard(source, EVERYBODY, clock=clock)
+    web = authority.issue("/web")
+    tickets = ssl_session_cache_lru(4)  # type: ignore[no-untyped-call]
+    options = (("grpc.ssl_session_cache", tickets), ("grpc.use_local_subchannel_pool", 1))
+    reused: list[bool] = []
+
+    def handler(request: bytes, context: Any) -> bytes:
+        reused.append(context.auth_context()["ssl_session_reused"] == [b"true"])
+        return request
+
+    def call() -> bytes:
+        with grpc.secure_channel(target, client_credentials(web), options=options) as channel:
+            return bytes(channel.unary_unary("/test.Reused/Unary")(b"x", timeout=10))
+
+    with sync_server(source, guard, more=handler) as (target, _):
+        assert (call(), call()) == (b"x", b"x")
+        assert reused == [False, True]
+        clock.advance(timedelta(hours=1, seconds=1))
+        with pytest.raises(grpc.RpcError) as refused:
+            call()
+        assert from_rpc_error(refused.value).reason == "EXPIRED"
+    assert len(reused) == 2
+
+
+def test_handshakes_by_the_dozen_while_the_source_changes_end_nobody() -> None:
+    """H2: the C core of gRPC ended the process when every handshake was given a configuration of its own."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.library.handshake_storm", "600"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=55)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "600"), ended.stderr
+
+
+def test_the_resumption_test_bites(authority: TestAuthority, tmp_path: Path) -> None:
+    """C7: with static credentials, which keep their tickets, the same client does resume."""
     context = tls_client(authority, tmp_path, ssl.TLSVersion.TLSv1_3)
-    source, clock = authority.source("/server"), ManualClock()
-    with sync_server(source, Guard(source, EVERYBODY, clock=clock)) as (target, _):
-        session, _ = connect(target, context)
-        with relay(target, context, session) as resumed, grpc.insecure_channel(f"127.0.0.1:{resumed.port}") as channel:
-            assert channel.unary_unary(UNARY)(b"x", timeout=10) == b"spiffe://test.example/web x"
-            assert resumed.reused
-            clock.advance(timedelta(days=2))
-            with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary(UNARY)(b"x", timeout=10)
-    assert from_rpc_error(caught.value).reason == "EXPIRED"
+    server = authority.issue("/server")
+    static = grpc.ssl_server_credentials(
+        [(server.key_pem, server.chain_pem)], server.bundle.roots_pem, require_client_auth=True
+    )
+    with sync_server(authority.source("/server"), credentials=static) as (target, _):
+        assert resumes(target, context)
 
 
 class Relay:
     """Speaks TLS of one version to the server on behalf of a plain client: grpcio offers no such setting."""
 
-    def __init__(self, target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
+    def __init__(self, target: str, context: ssl.SSLContext) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._host, port = target.split(":")
         self._target = (self._host, int(port))
         self._context = context
-        self._session = session
         self.version: str | None = None
-        self.reused = False
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         near, _ = self._listener.accept()
-        far = self._context.wrap_socket(
-            socket.create_connection(self._target), server_hostname=self._host, session=self._session
-        )
-        self.version, self.reused = far.version(), bool(far.session_reused)
+        far = self._context.wrap_socket(socket.create_connection(self._target), server_hostname=self._host)
+        self.version = far.version()
         self._far, self._near = far, near
         threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
         self._pump(far, near)
@@ -138,8 +167,8 @@ class Relay:
 
 
 @contextmanager
-def relay(target: str, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Iterator[Relay]:
-    opened = Relay(target, context, session)
+def relay(target: str, context: ssl.SSLContext) -> Iterator[Relay]:
+    opened = Relay(target, context)
     try:
         yield opened
     finally:

@@ -10,8 +10,16 @@ from pathlib import Path
 
 from tests.packaging.wheels import DISTRIBUTIONS, ROOT, build, environment, outside_any_environment
 
-# These read the source tree itself: the .proto files beside their code, three pyproject.toml, what is to be built.
-ABOUT_THE_SOURCE = ("test_generated.py", "test_wheels.py", "test_workspace.py")
+# These read the source tree itself: the .proto files beside their code, three pyproject.toml, what is to be built, every
+# control, and what builds it, which pytest would look for examples in.
+ABOUT_THE_SOURCE = (
+    "packaging/test_generated.py",
+    "packaging/test_wheels.py",
+    "packaging/test_workspace.py",
+    "packaging/wheels.py",
+    "packaging/against_wheels.py",
+    "mutation/test_controls.py",
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -28,7 +36,7 @@ def main(arguments: list[str]) -> int:
             ).strip()
             if not Path(file).is_relative_to(made.directory):
                 sys.exit(f"{distribution.package} came from {file}, not from its wheel")
-        ignored = [f"--ignore=tests/packaging/{test}" for test in ABOUT_THE_SOURCE]
+        ignored = [f"--ignore=tests/{test}" for test in ABOUT_THE_SOURCE]
         command = [made.python, "-m", "pytest", *ignored, *arguments, "tests", "--pyargs", "handfast"]
         return subprocess.run(command, cwd=tree, env=outside_any_environment(), check=False).returncode
 

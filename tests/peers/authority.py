@@ -16,13 +16,14 @@ from cryptography import x509
 
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, pem_chain
+from handfast.clock import Clock, SystemClock
 from handfast.csr import binding, parse_csr
 from handfast.errors import HandfastError, Refused, Unauthenticated
 from handfast.keys import generate
 from handfast.rpc.server import server_credentials
 from handfast.testing import TestAuthority
 from handfast.wire import codec
-from handfast.wire.v1 import authority_pb2, trust_pb2
+from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer, add_AuthorityServicer_to_server
 
 TOKEN = "hft_" + "A" * 43
@@ -41,42 +42,71 @@ class PeerAuthority(AuthorityServicer):
         self.garbage = False
         self.wrong_key = False
         self.wrong_identity = False
+        self.announce_answer = False
+        self.stranger: TestAuthority | None = None
         self.lose_answers = 0
         self.old_list: bytes | None = None
         self.bundle: TrustBundle | None = None
         self.announced: tuple[tuple[bytes, int], ...] = ()
+        self.order: trust_pb2.Reissue | None = None
+        self.reports: list[report_pb2.StatusReport] = []
+        self.clock: Clock = SystemClock()
         self.change: trust_pb2.CrlChange | None = None
         self.asked_whole = 0
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
         self._answered: dict[bytes, authority_pb2.IssuedCredentials] = {}
+        self.checkpoints: list[authority_pb2.Checkpoint] = []
+        self.wants_lists = False
+        self.offered: list[bytes] = []
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
         self.mtls_port = self.enrol_port = self.http_port = 0
 
     async def Enrol(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
-        self.enrolments.append(request.join_token)
         try:
-            return self._issue(request.join_token.encode(), request.csr, self._redeem(request))
+            return self.enrol(request.join_token, request.csr)
         except HandfastError as error:
             await codec.abort(context, error)
             raise
 
     async def Renew(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
         leaf = Leaf.parse_pem(context.auth_context()["x509_pem_cert"][0])
-        self.renewals.append(leaf.serial)
         try:
-            if self.authority.revocations.revoked(leaf.issuer_key_id, leaf.serial):
-                raise Unauthenticated("the certificate is revoked", reason="REVOKED")
-            return self._issue(leaf.der, request.csr, str(leaf.spiffe_id))
+            return self.renew(leaf, request.csr)
         except HandfastError as error:
             await codec.abort(context, error)
             raise
 
+    def enrol(self, token: str, csr: bytes) -> authority_pb2.IssuedCredentials:
+        """As a first certificate is asked for. Raises a ``HandfastError``."""
+        self.enrolments.append(token)
+        return self._issue(token.encode(), csr, self._redeem(token, csr))
+
+    def renew(self, leaf: Leaf, csr: bytes) -> authority_pb2.IssuedCredentials:
+        """As the next one is asked for over mutual TLS. Raises a ``HandfastError``."""
+        self.renewals.append(leaf.serial)
+        if self.authority.revocations.revoked(leaf.issuer_key_id, leaf.serial):
+            raise Unauthenticated("the certificate is revoked", reason="REVOKED")
+        return self._issue(leaf.der, csr, str(leaf.spiffe_id))
+
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
         self.asked_whole += not request.HasField("crl_reader")
-        return self._trust()
+        return self.trust()
+
+    async def OfferCheckpoint(self, request: Any, context: Any) -> authority_pb2.CheckpointAnswer:
+        self.checkpoints.append(request)
+        wanted = [one.sha256 for one in request.lists if one.held] if self.wants_lists else []
+        return authority_pb2.CheckpointAnswer(wanted=wanted)
+
+    async def OfferCrl(self, request: AsyncIterator[Any], context: Any) -> authority_pb2.OfferCrlResponse:
+        self.offered.append(b"".join([part.der async for part in request]))
+        return authority_pb2.OfferCrlResponse()
+
+    async def ReportStatus(self, request: Any, context: Any) -> report_pb2.StatusReceipt:
+        self.reports.append(request)
+        return report_pb2.StatusReceipt()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
         news = asyncio.Event()
@@ -86,7 +116,7 @@ class PeerAuthority(AuthorityServicer):
         try:
             while True:
                 news.clear()
-                yield self._trust() if self.change is None else trust_pb2.TrustUpdate(crl_changes=[self.change])
+                yield self.trust() if self.change is None else trust_pb2.TrustUpdate(crl_changes=[self.change])
                 await news.wait()
                 if self._hang_ups != hung_up:
                     return
@@ -107,10 +137,10 @@ class PeerAuthority(AuthorityServicer):
     def watchers(self) -> int:
         return len(self._watchers)
 
-    def _redeem(self, request: Any) -> str:
-        if request.csr in self._answered:
+    def _redeem(self, token: str, csr: bytes) -> str:
+        if csr in self._answered:
             return ""
-        identity = self.tokens.pop(request.join_token, None)
+        identity = self.tokens.pop(token, None)
         if identity is None:
             raise Refused("the join token was used", reason="TOKEN_SPENT")
         return identity
@@ -135,16 +165,17 @@ class PeerAuthority(AuthorityServicer):
         key = generate().public_key() if self.wrong_key else request.public_key
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(name)]
         names += [x509.DNSName(n) for n in request.dns_names]
-        leaf = self.authority.sign_leaf(key, names, lifetime=self.lifetime)
-        answer = authority_pb2.IssuedCredentials(
-            chain=[codec.der(leaf), codec.der(self.authority.issuer)], trust=self._trust()
-        )
+        signer = self.stranger or self.authority
+        leaf = signer.sign_leaf(key, names, lifetime=self.lifetime)
+        if self.announce_answer:
+            self.announced += ((Leaf.of(leaf).issuer_key_id, leaf.serial_number),)
+        answer = authority_pb2.IssuedCredentials(chain=[codec.der(leaf), codec.der(signer.issuer)], trust=self.trust())
         if self.window is not None:
             answer.renewal.not_before.CopyFrom(codec.time_to_wire(self.window[0]))
             answer.renewal.not_after.CopyFrom(codec.time_to_wire(self.window[1]))
         return answer
 
-    def _trust(self) -> trust_pb2.TrustUpdate:
+    def trust(self) -> trust_pb2.TrustUpdate:
         crls = codec.crls_to_wire(self.authority.revocations)
         if self.old_list is not None:
             crls = [trust_pb2.Crl(der=self.old_list)]
@@ -153,6 +184,8 @@ class PeerAuthority(AuthorityServicer):
             bundle=codec.bundle_to_wire(self.bundle or self.authority.bundle),
             crls=crls,
             announced=codec.announced_to_wire(self.announced),
+            reissue=self.order,
+            sent_at=codec.time_to_wire(self.clock.now()),
         )
 
 

@@ -15,6 +15,7 @@ from handfast.certificates import pem_chain
 from handfast.clock import SystemClock
 from handfast.csr import build_csr
 from handfast.keys import generate
+from handfast.ocsp import build_request
 from handfast.revocation import Reason
 from handfast_ca.audit import MemoryAudit
 from handfast_ca.authority import Authority
@@ -51,7 +52,17 @@ async def files(tmp_path: Path) -> Path:
     revoked = await authority.sign(WEB, build_csr(generate()), by="admin", lifetime=timedelta(hours=1))
     await authority.revoke_serial(revoked.record.serial, Reason.KEY_COMPROMISE, by="admin")
     crl = authority.trust().crls[ceremony.issuer.key_id]
+    await authority.responder.signers.renew_if_due()
+    signer = authority.responder.signers.present(datetime.now(UTC))
+    assert signer is not None
+    asked = {"good": leaf.record.serial, "revoked": revoked.record.serial, "unknown": 77}
+    for name, serial in asked.items():
+        for nonce in (b"", b"n" * 32):
+            request = build_request(serial, ceremony.issuing.certificate, nonce=nonce)
+            answer = await authority.responder.answer(request)
+            (tmp_path / f"ocsp-{name}{'-nonce' if nonce else ''}.der").write_bytes(answer.der)
     contents = {
+        "signer.pem": pem_chain([signer.certificate]),
         "root.pem": pem_chain([ceremony.root.certificate]),
         "issuer.pem": pem_chain([ceremony.issuing.certificate]),
         "leaf.pem": pem_chain(leaf.chain[:1]),
@@ -95,7 +106,7 @@ def test_gnutls_takes_the_chain_with_every_crl(files: Path) -> None:
     assert "Verified. The certificate is trusted." in run.stdout
 
 
-@pytest.mark.parametrize("name", ["root.pem", "issuer.pem", "leaf.pem"])
+@pytest.mark.parametrize("name", ["root.pem", "issuer.pem", "leaf.pem", "signer.pem"])
 def test_pkilint_finds_nothing_in_a_certificate_that_has_no_reason(files: Path, name: str) -> None:
     assert _findings(files, "lint_pkix_cert", "lint", name) <= ALLOWED
 
@@ -103,6 +114,11 @@ def test_pkilint_finds_nothing_in_a_certificate_that_has_no_reason(files: Path, 
 @pytest.mark.parametrize("name", ["crl.pem", "empty-crl.pem", "root-crl.pem"])
 def test_pkilint_finds_nothing_in_a_list_that_has_no_reason(files: Path, name: str) -> None:
     assert _findings(files, "lint_crl", "lint", "-t", "CRL", "-p", "PKIX", name) <= ALLOWED
+
+
+@pytest.mark.parametrize("name", ["good", "good-nonce", "revoked", "unknown-nonce"])
+def test_pkilint_finds_nothing_in_an_ocsp_answer(files: Path, name: str) -> None:
+    assert _findings(files, "lint_ocsp_response", "lint", f"ocsp-{name}.der") <= ALLOWED
 
 
 def _findings(directory: Path, tool: str, *arguments: str) -> set[str]:

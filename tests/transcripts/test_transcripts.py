@@ -31,7 +31,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "file", [HERE / "operator.txt", HERE / "refused.txt", HERE / "doctor.txt", DOCS / "operating.md"], ids=name_of
+    "file",
+    [HERE / name for name in ("operator.txt", "refused.txt", "doctor.txt", "backup.txt")]
+    + [DOCS / name for name in ("operating.md", "incidents.md")],
+    ids=name_of,
 )
 def test_with_a_ca_every_command_reads_as_it_is_shown(file: Path, directory: Path) -> None:
     with RunningServe.initialised(directory.parent / "ca") as ca:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from handfast.access import (
     AccessPolicy,
@@ -13,8 +15,10 @@ from handfast.access import (
     all_of,
     allow,
     any_of,
+    good_until,
     in_trust_domain,
     judge,
+    judge_credentials,
 )
 from handfast.credentials import Credentials
 from handfast.errors import Invalid
@@ -134,3 +138,23 @@ def test_a_revocation_outlives_the_list_that_said_it(authority: TestAuthority, c
     known = authority.revocations
     clock.advance(timedelta(hours=2))
     assert verdict(web, clock, known) == ("REVOKED", False)
+
+
+_SHARED = TestAuthority(clock=ManualClock(datetime(2026, 6, 1, tzinfo=UTC)))
+
+
+@given(
+    lifetime=st.integers(60, 14 * 3600),
+    refresh=st.integers(60, 7 * 3600),
+    share=st.floats(0, 1, exclude_max=True, allow_nan=False),
+)
+def test_nothing_but_time_is_looked_at_until_time_alone_could_change_a_verdict(
+    lifetime: int, refresh: int, share: float
+) -> None:
+    """C2, D2: whoever is good stays good from notBefore until before that moment, and not after it."""
+    leaf = _SHARED.issue(WEB, lifetime=timedelta(seconds=lifetime)).leaf
+    revocations, policy = _SHARED.revocations, FreshnessPolicy(timedelta(seconds=refresh))
+    begin, until = leaf.validity.not_before, good_until(leaf, revocations, policy)
+    within = begin + (until - begin) * share
+    assert judge_credentials(leaf, revocations, min(within, until - timedelta(microseconds=1)), policy).reason == "OK"
+    assert judge_credentials(leaf, revocations, until + timedelta(microseconds=1), policy).reason != "OK"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,6 +15,7 @@ from cryptography.x509.oid import AttributeOID, ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 from pyasn1.codec.der import decoder, encoder
+from pyasn1.type import univ
 from pyasn1_alt_modules import rfc2986, rfc5280
 
 from handfast.csr import MAX_CSR_BYTES, MAX_NAMES, binding, build_csr, parse_csr
@@ -177,6 +179,8 @@ def test_extensions_that_common_tools_always_ask_for_are_tolerated() -> None:
     "extension",
     [
         x509.BasicConstraints(ca=True, path_length=0),
+        x509.KeyUsage(True, False, False, False, False, True, False, False, False),
+        x509.KeyUsage(True, False, False, False, False, False, True, False, False),
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]),
         x509.NameConstraints([x509.DNSName("test.example")], None),
         x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00"),
@@ -187,7 +191,7 @@ def test_extensions_that_common_tools_always_ask_for_are_tolerated() -> None:
 def test_an_extension_that_asks_for_more_than_a_leaf_has_is_refused(
     extension: x509.ExtensionType, critical: bool
 ) -> None:
-    """A5, A14"""
+    """A1, A5, A14: among the key usages, keyCertSign and cRLSign."""
     assert reasons(request(lambda builder: builder.add_extension(extension, critical=critical))) == {
         "CSR_FORBIDDEN_EXTENSION"
     }
@@ -197,6 +201,68 @@ def test_an_attribute_that_nobody_knows_is_refused() -> None:
     """A14"""
     unknown = x509.ObjectIdentifier("1.3.6.1.4.1.55555.2")
     assert reasons(request(lambda builder: builder.add_attribute(unknown, b"x"))) == {"CSR_FORBIDDEN_EXTENSION"}
+
+
+def test_an_attribute_that_stands_twice_is_refused_though_the_signature_is_good() -> None:
+    """A14: two bindings, of which one may be the right one."""
+    found = x509.load_der_x509_csr(build_csr(KEY, credential=b"one"))
+    info, _ = decoder.decode(found.tbs_certrequest_bytes, asn1Spec=rfc2986.CertificationRequestInfo())
+    info["attributes"].append(info["attributes"][0])
+    der = resigned(found, info)
+    assert x509.load_der_x509_csr(der).is_signature_valid
+    assert reasons(der) == {"CSR_FORBIDDEN_EXTENSION"}
+
+
+def test_more_attributes_or_extensions_than_anybody_needs_are_not_looked_at_one_by_one() -> None:
+    """H3, A14: the answer stays small."""
+    arcs = [x509.ObjectIdentifier(f"1.3.6.1.4.1.55555.{number}") for number in range(9)]
+
+    def attributes(builder: Builder) -> Builder:
+        for arc in arcs:
+            builder = builder.add_attribute(arc, b"x")
+        return builder
+
+    def extensions(builder: Builder) -> Builder:
+        for arc in arcs:
+            builder = builder.add_extension(x509.UnrecognizedExtension(arc, b"\5\0"), critical=False)
+        return builder
+
+    for spoil in (attributes, extensions):
+        with pytest.raises(Refused) as caught:
+            parse_csr(request(spoil))
+        assert [violation.reason for violation in caught.value.violations] == ["CSR_FORBIDDEN_EXTENSION"]
+
+
+def test_a_signature_of_an_old_kind_proves_nothing() -> None:
+    """A13: SHA-224, which is not among those that TLS takes, although the key did sign."""
+    builder = Builder(x509.Name([]))
+    der = builder.sign(KEY, hashes.SHA224()).public_bytes(serialization.Encoding.DER)
+    assert x509.load_der_x509_csr(der).is_signature_valid
+    assert malformed(der) == "CSR_BAD_SIGNATURE"
+
+
+def test_a_key_in_another_form_than_certificates_have_is_refused() -> None:
+    """A14: a compressed point is the same key and other octets."""
+    found = x509.load_der_x509_csr(build_csr(KEY))
+    info, _ = decoder.decode(found.tbs_certrequest_bytes, asn1Spec=rfc2986.CertificationRequestInfo())
+    point = KEY.public_key().public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint)
+    info["subjectPKInfo"]["subjectPublicKey"] = univ.BitString.fromOctetString(point)
+    der = resigned(found, info)
+    assert x509.load_der_x509_csr(der).is_signature_valid
+    assert malformed(der) == "CSR_MALFORMED"
+
+
+def test_names_of_the_two_oldest_kinds_are_refused() -> None:
+    """A7: the library cannot read an EDI party name or an X.400 address, and says so in a way of its own."""
+    edi_party = b"\x30\x08\xa5\x06\xa1\x04\x0c\x02hi"
+    strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), edi_party)
+    assert reasons(request(lambda builder: builder.add_extension(strange, critical=False))) == {"CSR_FORBIDDEN_NAME"}
+
+
+def test_an_alternative_name_without_a_name_is_malformed() -> None:
+    """A14: RFC 5280, 4.2.1.6."""
+    empty = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), b"\x30\x00")
+    assert malformed(request(lambda builder: builder.add_extension(empty, critical=False))) == "CSR_MALFORMED"
 
 
 def test_a_binding_that_is_no_text_is_refused() -> None:
@@ -221,6 +287,11 @@ def signed_again(*, twice: bool) -> bytes:
     if twice:
         extensions.append(extensions[0])
     values[0] = encoder.encode(extensions)
+    return resigned(found, info)
+
+
+def resigned(found: x509.CertificateSigningRequest, info: Any) -> bytes:
+    """The request with this in place of what it said, rightly signed."""
     whole, _ = decoder.decode(found.public_bytes(serialization.Encoding.DER), asn1Spec=rfc2986.CertificationRequest())
     whole["certificationRequestInfo"] = info
     assert isinstance(KEY, ec.EllipticCurvePrivateKey)
@@ -272,12 +343,18 @@ def test_a_changed_byte_is_refused_or_changes_nothing_that_counts(place: int, ch
     """A20: whatever was altered, what still parses has our key and a signature by it."""
     der = bytearray(SAMPLE)
     der[place % len(der)] ^= change
-    try:
-        read = parse_csr(bytes(der))
-    except HandfastError:
-        return
-    assert read.spki_sha256 == spki_sha256(KEY.public_key())
-    assert read.uris == (str(WEB),)
+    ours_or_our_error(bytes(der))
+
+
+def ours_or_our_error(data: bytes) -> None:
+    """Nobody who only alters octets can sign: what is read is signed by our key."""
+    for pem in (False, True):
+        try:
+            read = parse_csr(data, allow_pem=pem)
+        except HandfastError:
+            continue
+        assert read.spki_sha256 == spki_sha256(KEY.public_key())
+        assert read.uris in ((), (str(WEB),))
 
 
 SAMPLE = build_csr(KEY, credential=b"proof", spiffe_id=WEB, dns_names=["web.test.example"])

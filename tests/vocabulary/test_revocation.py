@@ -8,6 +8,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pyasn1.codec.der import decoder, encoder
+from pyasn1.type import univ
+from pyasn1_alt_modules import rfc5280
 
 from handfast.bundle import TrustBundle
 from handfast.certificates import subject_key_id
@@ -18,6 +21,10 @@ from handfast.testing import ManualClock, TestAuthority
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 IDP = x509.IssuingDistributionPoint(None, None, True, False, None, False, False)
+INDIRECT = x509.IssuingDistributionPoint(None, None, False, False, None, True, False)
+SOME_REASONS = x509.IssuingDistributionPoint(
+    None, None, False, False, frozenset({x509.ReasonFlags.key_compromise}), False, False
+)
 DELTA = x509.DeltaCRLIndicator(1)
 
 
@@ -130,7 +137,9 @@ def test_without_a_list_nothing_is_known(authority: TestAuthority) -> None:
 
 def test_an_expired_list_is_kept_for_what_it_revokes(authority: TestAuthority) -> None:
     """D2: its news stay true."""
-    assert read(authority, crl(authority), START + 9 * HOUR).serials == {4711}
+    known = read(authority, crl(authority), START + 9 * HOUR)
+    assert known.serials == {4711}
+    assert EMPTY.with_list(known).revoked(*pair(authority))
 
 
 def test_a_list_of_the_future_is_refused(authority: TestAuthority) -> None:
@@ -170,13 +179,75 @@ def test_a_ca_without_crl_sign_signs_no_list(authority: TestAuthority) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [(IDP, True), (DELTA, True), (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), True)],
+    [
+        (IDP, True),
+        (DELTA, True),
+        (INDIRECT, True),
+        (SOME_REASONS, True),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0"), True),
+        (IDP, False),
+        (DELTA, False),
+        (INDIRECT, False),
+    ],
+    ids=[
+        "users only",
+        "delta",
+        "indirect",
+        "some reasons",
+        "unknown",
+        "users only, not critical",
+        "delta, not critical",
+        "indirect, not critical",
+    ],
 )
 def test_an_unknown_critical_extension_refuses_the_whole_list(
     authority: TestAuthority, extra: tuple[x509.ExtensionType, bool]
 ) -> None:
     """D7: partial, delta and indirect lists say less than they seem to."""
     assert reason_of(authority, crl(authority, extra=(extra,))) == "CRL_UNKNOWN_CRITICAL"
+
+
+def test_an_extension_that_is_neither_critical_nor_limits_the_list_is_passed_over(authority: TestAuthority) -> None:
+    """D7: the bound, from the other side (RFC 5280, 5.2)."""
+    harmless = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
+    assert read(authority, crl(authority, extra=((harmless, False),))).serials == {4711}
+
+
+def without_next_update(authority: TestAuthority) -> bytes:
+    """As no builder makes it: nextUpdate, which RFC 5280 demands and X.509 does not, is taken out."""
+    signed = x509.load_der_x509_crl(crl(authority))
+    info, _ = decoder.decode(signed.tbs_certlist_bytes, asn1Spec=rfc5280.TBSCertList())
+    bare = rfc5280.TBSCertList()
+    for field in info:
+        if field != "nextUpdate" and info[field].isValue:
+            bare[field] = info[field]
+    return signed_again(authority, signed, bare)
+
+
+def signed_again(authority: TestAuthority, signed: x509.CertificateRevocationList, bare: object) -> bytes:
+    """The list with this in place of what it said, rightly signed."""
+    tbs = encoder.encode(bare)
+    whole, _ = decoder.decode(signed.public_bytes(serialization.Encoding.DER), asn1Spec=rfc5280.CertificateList())
+    again = rfc5280.CertificateList()
+    again["tbsCertList"] = bare
+    again["signatureAlgorithm"] = whole["signatureAlgorithm"]
+    signature = authority.issuer_key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    again["signature"] = univ.BitString.fromOctetString(signature)
+    return bytes(encoder.encode(again))
+
+
+def with_next_update_of_this_update(authority: TestAuthority) -> bytes:
+    """No builder makes this either: a list that is over in the moment it begins."""
+    signed = x509.load_der_x509_crl(crl(authority))
+    info, _ = decoder.decode(signed.tbs_certlist_bytes, asn1Spec=rfc5280.TBSCertList())
+    info["nextUpdate"] = info["thisUpdate"]
+    return signed_again(authority, signed, info)
+
+
+def test_a_list_without_a_usable_next_update_is_malformed(authority: TestAuthority) -> None:
+    """D2: it would never expire."""
+    assert reason_of(authority, without_next_update(authority)) == "CRL_MALFORMED"
+    assert reason_of(authority, with_next_update_of_this_update(authority)) == "CRL_MALFORMED"
 
 
 def test_an_unknown_critical_entry_extension_refuses_the_whole_list(authority: TestAuthority) -> None:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from handfast.errors import Broken, Conflict, Invalid, NotFound, Refused
 from handfast.keys import CaPrivateKey
 
-__all__ = ["Stretching", "is_sealed", "load_key", "seal", "store_key", "unseal"]
+__all__ = ["Stretching", "is_sealed", "load_key", "read_container", "seal", "store_key", "unseal"]
 
 FORMAT = "handfast-key-v1"
 NO_PASSPHRASE = "none"  # noqa: S105 - says that there is none
@@ -132,8 +132,13 @@ def is_sealed(path: Path) -> bool:
 
 
 def load_key(path: Path, passphrase: bytes | None) -> CaPrivateKey:
-    """Reads a key file. ``Broken`` (``KEY_FILE_MODE``) when others than its owner could read or change it (threat
-    E1).
+    """Reads a key file. Raises what :func:`read_container` and :func:`unseal` raise."""
+    return unseal(read_container(path), passphrase)
+
+
+def read_container(path: Path) -> bytes:
+    """A key file as it is, sealed or not. ``NotFound`` (``NO_KEY``), or ``Broken`` (``KEY_FILE_MODE``) when others than
+    its owner could read or change it (threat E1).
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -141,7 +146,7 @@ def load_key(path: Path, passphrase: bytes | None) -> CaPrivateKey:
         raise NotFound(f"there is no key file {path}", reason="NO_KEY") from error
     with os.fdopen(file, "rb") as stored:
         _check_mode(path, os.fstat(stored.fileno()))
-        return unseal(stored.read(), passphrase)
+        return stored.read()
 
 
 def _check_mode(path: Path, found: os.stat_result) -> None:

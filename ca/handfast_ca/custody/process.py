@@ -1,12 +1,14 @@
-"""Keeps a process that holds a CA's key from leaving it in a core file."""
+"""What a process that serves as a CA asks of its system: no core file that would hold the key, and room for connections."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
 
-__all__ = ["forbid_core_dumps"]
+__all__ = ["forbid_core_dumps", "raise_file_limit"]
 
+MOST_FILES = 65_536
+"""Open files that are asked for. Each watcher is a connection, and a soft limit of 1024 is what many systems start with."""
 _PR_SET_DUMPABLE = 4
 """``linux/prctl.h``. Undumpable also means that another process of the same user can't attach and read the memory."""
 
@@ -19,3 +21,11 @@ def forbid_core_dumps() -> bool:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
     return prctl is not None and prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
+
+
+def raise_file_limit() -> None:
+    """Up to what the hard limit grants, which is the administrator's word. Lowers nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

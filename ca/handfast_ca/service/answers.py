@@ -17,6 +17,7 @@ from handfast.wire.crls import KnownList, change_to_wire, known_from_wire
 from handfast.wire.v1 import authority_pb2, registry_pb2, trust_pb2
 from handfast_ca.authority import Issued
 from handfast_ca.feed import Announcement, TrustChange, TrustState
+from handfast_ca.incident import Reissue
 from handfast_ca.ledger import CertificateRecord
 from handfast_ca.registration import Entry
 
@@ -89,6 +90,15 @@ def _trust_message(change: TrustChange, *, changes: bool) -> trust_pb2.TrustUpda
         ],
         crl_changes=[change_to_wire(key_id, found) for key_id, found in steps.items()],
         announced=[_announcement(news) for news in change.announced],
+        reissue=None if change.reissue is None else _order(change.reissue),
+    )
+
+
+def _order(order: Reissue) -> trust_pb2.Reissue:
+    return trust_pb2.Reissue(
+        tainted_at=codec.time_to_wire(order.tainted_at),
+        renew_before=codec.time_to_wire(order.renew_before),
+        backdate=codec.duration_to_wire(order.backdate),
     )
 
 

@@ -10,6 +10,7 @@ from handfast_ca.authority import Authority, Issued
 from handfast_ca.limits import Limits
 from handfast_ca.metrics import CaMetrics, Obtained
 from handfast_ca.refusals import RefusalLog
+from handfast_ca.service.turned_away import TurnedAway
 
 __all__ = ["Gate"]
 
@@ -23,6 +24,7 @@ class Gate:
     def __init__(self, authority: Authority, *, limits: Limits | None = None, metrics: CaMetrics | None = None) -> None:
         self.metrics = metrics or CaMetrics()
         self.refusals = RefusalLog(authority.refuse)
+        self.turned_away = TurnedAway(self.refusals)
         self._limits = limits or Limits()
 
     async def enrol(self, address: str, work: Callable[[], Awaitable[Issued]]) -> Issued:
@@ -44,6 +46,12 @@ class Gate:
         async with self._noted("get-trust", source=identity, spiffe_id=identity):
             self._limits.trust(identity)
 
+    async def report(self, identity: str, take: Callable[[], None]) -> None:
+        """From the pool of those who follow trust."""
+        async with self._noted("report-status", source=identity, spiffe_id=identity):
+            self._limits.trust(identity)
+            take()
+
     @asynccontextmanager
     async def watch_trust(self, identity: str) -> AsyncIterator[None]:
         """Counts one open watch while the block runs."""
@@ -54,6 +62,15 @@ class Gate:
             yield
         finally:
             self._limits.watch_closed(identity)
+
+    @asynccontextmanager
+    async def reading(self, event: str, *, source: str, **facts: str) -> AsyncIterator[None]:
+        """So is a request that cannot be read: the core, which writes down what it refuses, never saw it."""
+        try:
+            yield
+        except Invalid as error:
+            await self.refusals.note(event, error, source=source, **facts)
+            raise
 
     @asynccontextmanager
     async def _noted(self, event: str, *, source: str, **facts: str) -> AsyncIterator[None]:

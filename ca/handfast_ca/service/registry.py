@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -18,9 +19,12 @@ from handfast.wire.v1 import authority_pb2, registry_pb2
 from handfast.wire.v1.registry_pb2_grpc import RegistryServicer
 from handfast_ca.authority import Authority, Issued
 from handfast_ca.ledger import CertificateFilter
+from handfast_ca.mass_revoker import Survey
 from handfast_ca.metrics import CaMetrics, Obtained
 from handfast_ca.service.answering import answer
 from handfast_ca.service.answers import TrustMessages, certificate_message, entry_message, issued_message
+from handfast_ca.service.blast import blast_radius
+from handfast_ca.service.incidents import progress_messages, read_filter, reissue_message, survey_message
 
 __all__ = ["MAX_PAGE", "RegistryService"]
 
@@ -40,13 +44,15 @@ class RegistryService(RegistryServicer):
         return await answer(context, self._add_entry(request.entry))
 
     async def _add_entry(self, wanted: registry_pb2.Entry) -> registry_pb2.Entry:
+        async with self._reading("entry-add"):
+            lifetime = _optional(wanted, "lifetime", codec.duration_from_wire)
         added = await self._authority.add_entry(
             wanted.spiffe_id,
-            by=_operator(),
+            by=self._trusted_operator(),
             dns_names=wanted.dns_names,
             ip_addresses=wanted.ip_addresses,
             usages=wanted.usages,
-            lifetime=_optional(wanted, "lifetime", codec.duration_from_wire),
+            lifetime=lifetime,
             proofs=wanted.proofs,
             selectors=wanted.selectors,
             allow_rsa=wanted.allow_rsa,
@@ -73,12 +79,13 @@ class RegistryService(RegistryServicer):
     async def RemoveEntry(
         self, request: registry_pb2.RemoveEntryRequest, context: Any
     ) -> registry_pb2.RemoveEntryResponse:
-        by = _operator()
-        await answer(
-            context,
-            _for_identity(request.spiffe_id, lambda identity: self._authority.remove_entry(identity, by=by)),
-        )
+        await answer(context, self._remove_entry(request))
         return registry_pb2.RemoveEntryResponse()
+
+    async def _remove_entry(self, request: registry_pb2.RemoveEntryRequest) -> None:
+        async with self._reading("entry-remove"):
+            identity = SpiffeId.parse(request.spiffe_id)
+        await self._authority.remove_entry(identity, by=_operator())
 
     async def CreateToken(
         self, request: registry_pb2.CreateTokenRequest, context: Any
@@ -86,11 +93,11 @@ class RegistryService(RegistryServicer):
         return await answer(context, self._create_token(request))
 
     async def _create_token(self, request: registry_pb2.CreateTokenRequest) -> registry_pb2.CreateTokenResponse:
+        async with self._reading("token-create"):
+            identity = SpiffeId.parse(request.spiffe_id)
+            lifetime = _optional(request, "lifetime", codec.duration_from_wire)
         made = await self._authority.create_token(
-            SpiffeId.parse(request.spiffe_id),
-            by=_operator(),
-            lifetime=_optional(request, "lifetime", codec.duration_from_wire),
-            allowed_cidr=request.allowed_cidr,
+            identity, by=self._trusted_operator(), lifetime=lifetime, allowed_cidr=request.allowed_cidr
         )
         return registry_pb2.CreateTokenResponse(
             token=made.token.text, expires_at=codec.time_to_wire(made.expires_at), spiffe_id=str(made.spiffe_id)
@@ -101,12 +108,10 @@ class RegistryService(RegistryServicer):
         return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
 
     async def _sign(self, request: registry_pb2.SignRequest) -> Issued:
-        return await self._authority.sign(
-            SpiffeId.parse(request.spiffe_id),
-            request.csr,
-            by=_operator(),
-            lifetime=_optional(request, "lifetime", codec.duration_from_wire),
-        )
+        async with self._reading("sign"):
+            identity = SpiffeId.parse(request.spiffe_id)
+            lifetime = _optional(request, "lifetime", codec.duration_from_wire)
+        return await self._authority.sign(identity, request.csr, by=_operator(), lifetime=lifetime)
 
     async def ListCertificates(
         self, request: registry_pb2.ListCertificatesRequest, context: Any
@@ -146,20 +151,85 @@ class RegistryService(RegistryServicer):
         return await answer(context, self._revoke(request))
 
     async def _revoke(self, request: registry_pb2.RevokeRequest) -> registry_pb2.RevokeResponse:
-        reason, by = _reason(request.reason), _operator()
-        if request.WhichOneof("target") == "spiffe_id":
-            done = await self._authority.revoke_identity(SpiffeId.parse(request.spiffe_id), reason, by=by)
+        by, whole = _operator(), request.WhichOneof("target") == "spiffe_id"
+        async with self._reading("revoke"):
+            reason = _reason(request.reason)
+            target = SpiffeId.parse(request.spiffe_id) if whole else parse_serial(request.serial)
+        if isinstance(target, SpiffeId):
+            done = await self._authority.revoke_identity(target, reason, by=by)
         else:
-            done = await self._authority.revoke_serial(parse_serial(request.serial), reason, by=by)
+            done = await self._authority.revoke_serial(target, reason, by=by)
         if not done.repeated:
             self._metrics.revoked(len(done.serials))
         return registry_pb2.RevokeResponse(
             serials=[format_serial(serial) for serial in done.serials],
             revoked_at=codec.time_to_wire(done.revoked_at),
-            crl_number=str(done.crl_number),
+            crl_number=str(done.crl_number or ""),
             already_revoked=done.repeated,
             watchers=done.watchers,
         )
+
+    async def Release(self, request: registry_pb2.ReleaseRequest, context: Any) -> registry_pb2.ReleaseResponse:
+        return await answer(context, self._release(request))
+
+    async def _release(self, request: registry_pb2.ReleaseRequest) -> registry_pb2.ReleaseResponse:
+        authority = self._authority
+        await authority.witnesses.release(by=self._trusted_operator(), accept_loss=request.accept_loss)
+        crl = authority.trust().crls.get(authority.issuer.key_id)
+        return registry_pb2.ReleaseResponse(
+            answered=authority.witnesses.answered,
+            expected=authority.witnesses.expected,
+            learnt=authority.quarantine.learnt,
+            crl_number="" if crl is None else str(crl.number),
+        )
+
+    def _trusted_operator(self) -> str:
+        """For what gives power. Raises ``Forbidden`` (``OPERATOR_BEFORE_RESTORE``) in quarantine."""
+        self._authority.quarantine.check_operator(caller().leaf)
+        return _operator()
+
+    @asynccontextmanager
+    async def _reading(self, event: str) -> AsyncIterator[None]:
+        """A request that cannot be read is refused here, and written down here: the core never saw it."""
+        try:
+            yield
+        except Invalid as error:
+            await self._authority.refuse(event, error, by=_operator())
+            raise
+
+    async def SurveyRevocation(
+        self, request: registry_pb2.RevokeManyRequest, context: Any
+    ) -> registry_pb2.RevocationSurvey:
+        return survey_message(await answer(context, self._survey(request)))
+
+    async def _survey(self, request: registry_pb2.RevokeManyRequest) -> Survey:
+        return await self._authority.survey_revocation(await read_filter(request, self._authority))
+
+    async def RevokeMany(
+        self, request: registry_pb2.RevokeManyRequest, context: Any
+    ) -> AsyncIterator[registry_pb2.RevokeManyProgress]:
+        wanted = await answer(context, read_filter(request, self._authority))
+        reason = await answer(context, _told(request.reason))
+        progress = self._authority.revoke_many(wanted, reason, by=_operator())
+        counted = 0
+        async with aclosing(progress_messages(context, progress)) as messages:
+            async for message in messages:
+                self._metrics.revoked(message.certificates - counted)
+                counted = message.certificates
+                yield message
+
+    async def BeginReissue(self, request: registry_pb2.BeginReissueRequest, context: Any) -> registry_pb2.ReissueReport:
+        return await answer(context, self._begin_reissue(request))
+
+    async def _begin_reissue(self, request: registry_pb2.BeginReissueRequest) -> registry_pb2.ReissueReport:
+        window = codec.duration_from_wire(request.window)
+        return reissue_message(await self._authority.begin_reissue(window, by=_operator()))
+
+    async def GetReissue(self, request: registry_pb2.GetReissueRequest, context: Any) -> registry_pb2.ReissueReport:
+        return reissue_message(await answer(context, self._authority.reissue_timeline()))
+
+    async def GetBlastRadius(self, request: registry_pb2.BlastRadiusRequest, context: Any) -> registry_pb2.BlastRadius:
+        return await answer(context, blast_radius(self._authority, request))
 
     async def ListAudit(self, request: registry_pb2.ListAuditRequest, context: Any) -> registry_pb2.ListAuditResponse:
         page = await answer(
@@ -212,6 +282,11 @@ def _optional(message: Message, field: str, read: Callable[[Any], Any]) -> Any:
 def _page_size(wanted: int) -> int:
     """0 means the default; nobody gets more than 500 at once (threat H7)."""
     return min(wanted or _DEFAULT_PAGE, MAX_PAGE)
+
+
+async def _told(text: str) -> Reason:
+    """As :func:`_reason`, inside of what is awaited."""
+    return _reason(text)
 
 
 def _reason(text: str) -> Reason:

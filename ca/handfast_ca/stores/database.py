@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, Conflict, Refused, Unavailable
 from handfast_ca.stores.schema import SCHEMA_VERSION, certificates, metadata
+from handfast_ca.stores.soundness import Soundness, check_whole
 from handfast_ca.stores.trouble import translated
 
-__all__ = ["check_place", "hold", "open_reader", "open_writer", "prepare"]
+__all__ = ["check_place", "check_sound", "hold", "open_reader", "open_writer", "prepare"]
 
 BUSY_MILLISECONDS = 5000
 
@@ -84,20 +85,41 @@ def _engine(path: Path, *, begin: str, connections: int) -> Engine:
     return engine
 
 
-def prepare(engine: Engine, path: Path) -> None:
-    """Refuses what is damaged (threat J3) or newer than this program; makes the tables of an empty file."""
+def prepare(engine: Engine, path: Path) -> Soundness:
+    """Refuses what is damaged (threat J3) or newer than this program; makes the tables of an empty file.
+
+    From then on no transaction begins on ``engine`` when damage was found: ``Broken`` (``LEDGER_DAMAGED``).
+    """
+    soundness = Soundness(path)
     try:
         with engine.begin() as connection:
-            _check_soundness(connection, path)
+            soundness.check(connection)
             _migrate(connection, path)
     except SQLAlchemyError as error:
         raise translated(error) from error
 
+    @event.listens_for(engine, "begin", insert=True)
+    def refuse(_connection: Connection) -> None:
+        if soundness.problem is not None:
+            raise soundness.problem
 
-def _check_soundness(connection: Connection, path: Path) -> None:
-    said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if said != "ok":
-        raise Broken(f"ledger {path} is damaged: {said}", reason="LEDGER_DAMAGED", hint="`handfast ca restore`")
+    soundness.check_beside()
+    return soundness
+
+
+def check_sound(path: Path, hint: str = "") -> None:
+    """A ledger that nobody serves is whole and of our schema, or this raises as :func:`prepare` does, with ``hint``."""
+    engine = open_writer(path)
+    try:
+        with engine.begin() as connection:
+            check_whole(connection, path)
+            _migrate(connection, path)
+    except Broken as error:
+        raise Broken(error.message, reason=error.reason, hint=hint or error.hint) from error
+    except SQLAlchemyError as error:
+        raise translated(error) from error
+    finally:
+        engine.dispose()
 
 
 def _migrate(connection: Connection, path: Path) -> None:

@@ -11,21 +11,24 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from handfast.certificates import format_serial
-from handfast.errors import Conflict, Invalid
+from handfast.errors import Conflict
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.ledger import (
     CRL_EPOCH,
     CertificateFilter,
     CertificateRecord,
     CrlPlan,
     Intention,
+    LearntList,
     Page,
     RevokedEntry,
     Status,
     TokenRecord,
 )
 from handfast_ca.registration import Entry
+from handfast_ca.stores import memory_incidents as incidents
 from handfast_ca.stores import verdicts
 
 __all__ = ["MemoryLedger"]
@@ -68,6 +71,7 @@ class MemoryLedger:
         self._blocked: set[bytes] = set()
         self._issuers: dict[bytes, _IssuerRow] = {}
         self._marks: dict[str, int] = {}
+        self._reissue: Reissue | None = None
 
     # Registrations
 
@@ -227,17 +231,22 @@ class MemoryLedger:
     async def revoke_identity(
         self, spiffe_id: SpiffeId, reason: Reason, *, now: datetime
     ) -> tuple[tuple[CertificateRecord, ...], bool]:
-        own = [row for row in self._rows.values() if row.record.spiffe_id == spiffe_id]
-        entry = self._entries.get(spiffe_id)
-        if not own and entry is None:
+        known = any(row.record.spiffe_id == spiffe_id for row in self._rows.values())
+        if not known and spiffe_id not in self._entries:
             raise verdicts.no_certificate(str(spiffe_id))
-        if entry is not None:
-            self._entries[spiffe_id] = replace(entry, version=self._bump(spiffe_id))
-        self._drop_tokens(spiffe_id)
-        live = [row for row in own if row.record.not_after >= verdicts.whole_seconds(now)]
+        live = self._rows_of_identity(spiffe_id, now)
         if reason is Reason.KEY_COMPROMISE:
             self._blocked.update(row.record.spki_sha256 for row in live)
         return _revoke(live, reason, now)
+
+    def _rows_of_identity(self, spiffe_id: SpiffeId, now: datetime) -> list[_Row]:
+        entry = self._entries.get(spiffe_id)
+        if entry is not None:
+            self._entries[spiffe_id] = replace(entry, version=self._bump(spiffe_id))
+        self._drop_tokens(spiffe_id)
+        moment = verdicts.whole_seconds(now)
+        own = (row for row in self._rows.values() if row.record.spiffe_id == spiffe_id)
+        return [row for row in own if row.record.not_after >= moment]
 
     async def plan_crl(self, issuer_key_id: bytes, *, now: datetime, base: int = 0) -> CrlPlan:
         issuer = self._issuers.get(issuer_key_id, _IssuerRow())
@@ -278,6 +287,84 @@ class MemoryLedger:
         issuer = self._issuers.get(issuer_key_id)
         return issuer.crl if issuer else None
 
+    # Recovery
+
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        taken = [record for entry in learnt.entries for record in self._take(learnt, entry, unknown, until)]
+        issuer = self._issuers.setdefault(learnt.issuer_key_id, _IssuerRow())
+        spent = max(issuer.number, self._marks.get(CRL_EPOCH, 0) << 64)
+        if learnt.number > spent:
+            await self.raise_mark(CRL_EPOCH, (learnt.number >> 64) + 1)
+        issuer.number = max(issuer.number, learnt.number)
+        issuer.this_update = max(issuer.this_update or learnt.this_update, learnt.this_update)
+        if learnt.number > issuer.crl_number:
+            issuer.crl_number, issuer.crl = learnt.number, learnt.der
+        return tuple(taken)
+
+    def _take(
+        self, learnt: LearntList, entry: RevokedEntry, unknown: SpiffeId, until: datetime
+    ) -> Iterable[CertificateRecord]:
+        key = (learnt.issuer_key_id, entry.serial)
+        row = self._rows.get(key)
+        if row is None:
+            self._seq += 1
+            row = self._rows[key] = _Row(self._seq, b"", verdicts.learnt_record(learnt, entry, unknown, until))
+        elif row.revoked:
+            return
+        else:
+            row.record = replace(row.record, revoked_at=entry.revoked_at, reason=entry.reason)
+            if entry.reason is Reason.KEY_COMPROMISE:
+                self._blocked.add(row.record.spki_sha256)
+        yield row.record
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        key = (record.issuer_key_id, record.serial)
+        if key in self._rows:
+            raise verdicts.serial_exists(record.serial)
+        if record.spki_sha256 in self._blocked:
+            raise verdicts.key_blocked()
+        self._seq += 1
+        self._rows[key] = _Row(self._seq, b"", record)
+
+    # Incidents
+
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        return incidents.live(self._rows.values(), wanted, now)
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        wanted = frozenset(serials)
+        rows = [row for row in self._rows.values() if row.record.serial in wanted]
+        return self._revoke_fresh(rows, reason, now)
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        rows = [row for identity in identities for row in self._rows_of_identity(identity, now)]
+        return self._revoke_fresh(rows, reason, now)
+
+    def _revoke_fresh(self, rows: Sequence[_Row], reason: Reason, now: datetime) -> tuple[CertificateRecord, ...]:
+        if reason is Reason.KEY_COMPROMISE:
+            self._blocked.update(row.record.spki_sha256 for row in rows)
+        return _revoke([row for row in rows if not row.revoked], reason, now)[0]
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        fresh = spki_sha256 not in self._blocked
+        self._blocked.add(spki_sha256)
+        return fresh
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        tainted_at, end = verdicts.whole_seconds(now), verdicts.whole_seconds(renew_before)
+        self._reissue = Reissue(self._seq, tainted_at, end, backdate)
+        return self._reissue
+
+    async def reissue(self) -> Reissue | None:
+        return self._reissue
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        return incidents.standings(self._rows.values(), order)
+
     # Marks
 
     async def mark(self, name: str) -> int:
@@ -295,8 +382,11 @@ class MemoryLedger:
             **{state: states.count(state) for state in ("valid", "revoked", "intended")},
         }
 
-    async def backup(self, path: str) -> None:
-        raise Invalid(f"a ledger in memory cannot be copied to {path}", reason="NO_BACKUP", hint="use the SQLite store")
+    async def check(self) -> None:
+        """It can always be written."""
+
+    def problem(self) -> None:
+        return None
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -19,6 +19,7 @@ from handfast_ca.stores.rows import ceiling, dump_number, epoch, load_certificat
 from handfast_ca.stores.schema import blocked, certificates, entries, issuers, marks, tokens
 
 __all__ = [
+    "block_keys",
     "counts",
     "latest_crl",
     "mark",
@@ -27,7 +28,10 @@ __all__ = [
     "record_crl",
     "revoke_dangling",
     "revoke_identity",
+    "revoke_rows",
     "revoke_serial",
+    "rows_of_identity",
+    "set_marks",
 ]
 
 Revoked = tuple[tuple[CertificateRecord, ...], bool]
@@ -98,31 +102,36 @@ _COUNTS = Prepared(
 
 def revoke_serial(transaction: Transaction, serial: int, reason: Reason, now: datetime) -> Revoked:
     first = row_of(transaction, serial)
-    return _revoke(transaction, _DESCENDANTS(transaction, first=first.seq).all(), reason, now)
+    return revoke_rows(transaction, _DESCENDANTS(transaction, first=first.seq).all(), reason, now)
 
 
 def revoke_identity(transaction: Transaction, spiffe_id: SpiffeId, reason: Reason, now: datetime) -> Revoked:
     identity = str(spiffe_id)
-    entry = find_entry(transaction, spiffe_id)
-    if entry is None and _ANY_OF_IDENTITY(transaction, identity=identity).first() is None:
+    known = find_entry(transaction, spiffe_id) is not None
+    if not known and _ANY_OF_IDENTITY(transaction, identity=identity).first() is None:
         raise verdicts.no_certificate(identity)
-    if entry is not None:
+    return revoke_rows(transaction, rows_of_identity(transaction, spiffe_id, now), reason, now)
+
+
+def rows_of_identity(transaction: Transaction, spiffe_id: SpiffeId, now: datetime) -> Sequence[Row]:
+    """Its unexpired rows, after its tokens went and its entry's version rose, so that nothing in flight commits."""
+    if find_entry(transaction, spiffe_id) is not None:
         bump_entry(transaction, spiffe_id)
     drop_tokens(transaction, spiffe_id)
-    return _revoke(transaction, _OF_IDENTITY(transaction, identity=identity, now=epoch(now)).all(), reason, now)
+    return _OF_IDENTITY(transaction, identity=str(spiffe_id), now=epoch(now)).all()
 
 
 def revoke_dangling(transaction: Transaction, now: datetime) -> Sequence[CertificateRecord]:
-    return _revoke(transaction, _DANGLING(transaction).all(), Reason.UNSPECIFIED, now)[0]
+    return revoke_rows(transaction, _DANGLING(transaction).all(), Reason.UNSPECIFIED, now)[0]
 
 
-def _revoke(transaction: Transaction, rows: Sequence[Row], reason: Reason, now: datetime) -> Revoked:
+def revoke_rows(transaction: Transaction, rows: Sequence[Row], reason: Reason, now: datetime) -> Revoked:
     """The first reason and time stay."""
     fresh = [row for row in rows if row.revoked_at is None]
     at = epoch(now)
     _REVOKE.many(transaction, [{"row": row.seq, "at": at, "why": reason.value} for row in fresh])
     if reason is Reason.KEY_COMPROMISE:
-        _block(transaction, {row.spki_sha256 for row in rows})
+        block_keys(transaction, {row.spki_sha256 for row in rows})
     chosen = {row.seq for row in fresh}
     records = tuple(
         replace(load_certificate(row), revoked_at=moment(at), reason=reason)
@@ -133,9 +142,11 @@ def _revoke(transaction: Transaction, rows: Sequence[Row], reason: Reason, now: 
     return records, bool(rows) and not fresh
 
 
-def _block(transaction: Transaction, keys: set[bytes]) -> None:
+def block_keys(transaction: Transaction, keys: set[bytes]) -> int:
+    """Returns how many of them were not blocked before."""
     unknown = [key for key in sorted(keys) if _IS_BLOCKED(transaction, key=key).first() is None]
     _BLOCK.many(transaction, [{"spki_sha256": key} for key in unknown])
+    return len(unknown)
 
 
 def plan_crl(transaction: Transaction, issuer_key_id: bytes, now: datetime, base: int) -> CrlPlan:
@@ -191,6 +202,15 @@ def latest_crl(transaction: Transaction, issuer_key_id: bytes) -> bytes | None:
 
 def mark(transaction: Transaction, name: str) -> int:
     return int(_MARK(transaction, called=name).scalar() or 0)
+
+
+def set_marks(transaction: Transaction, values: Mapping[str, int]) -> None:
+    """Writes them as they are, together."""
+    for name, value in values.items():
+        if _MARK(transaction, called=name).scalar() is None:
+            _ADD_MARK(transaction, name=name, value=value)
+        else:
+            _SET_MARK(transaction, called=name, raised=value)
 
 
 def raise_mark(transaction: Transaction, name: str, value: int) -> int:

@@ -67,31 +67,14 @@ _unlisted = _uncarried & _columns.listed_by.is_(None)
 _carried = _columns.carried_by.is_not(None)
 _dangling = _columns.der.is_(None) & _columns.revoked_at.is_(None)
 _renewed = _columns.parent_serial.is_not(None)
+# Naming another database here loads its dialect at every start.
 Index("certificates_by_serial", _columns.serial, _columns.issuer_key_id, unique=True)
-Index("certificates_by_parent", _columns.parent_serial, sqlite_where=_renewed, postgresql_where=_renewed)
-Index("certificates_on_crl", _columns.issuer_key_id, _columns.seq, sqlite_where=_uncarried, postgresql_where=_uncarried)
-Index(
-    "certificates_ending",
-    _columns.issuer_key_id,
-    _columns.not_after,
-    sqlite_where=_uncarried,
-    postgresql_where=_uncarried,
-)
-Index(
-    "certificates_unlisted",
-    _columns.issuer_key_id,
-    _columns.listed_by,
-    sqlite_where=_unlisted,
-    postgresql_where=_unlisted,
-)
-Index(
-    "certificates_carried",
-    _columns.issuer_key_id,
-    _columns.carried_by,
-    sqlite_where=_carried,
-    postgresql_where=_carried,
-)
-Index("certificates_dangling", _columns.seq, sqlite_where=_dangling, postgresql_where=_dangling)
+Index("certificates_by_parent", _columns.parent_serial, sqlite_where=_renewed)
+Index("certificates_on_crl", _columns.issuer_key_id, _columns.seq, sqlite_where=_uncarried)
+Index("certificates_ending", _columns.issuer_key_id, _columns.not_after, sqlite_where=_uncarried)
+Index("certificates_unlisted", _columns.issuer_key_id, _columns.listed_by, sqlite_where=_unlisted)
+Index("certificates_carried", _columns.issuer_key_id, _columns.carried_by, sqlite_where=_carried)
+Index("certificates_dangling", _columns.seq, sqlite_where=_dangling)
 
 blocked = Table("blocked_keys", metadata, Column("spki_sha256", LargeBinary, primary_key=True))
 

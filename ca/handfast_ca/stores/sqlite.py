@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,16 +13,29 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from handfast.errors import HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Page, TokenRecord
+from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
+from handfast_ca.ledger import (
+    CertificateFilter,
+    CertificateRecord,
+    CrlPlan,
+    Intention,
+    LearntList,
+    Page,
+    TokenRecord,
+)
 from handfast_ca.registration import Entry
 from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import incident_steps as incidents
+from handfast_ca.stores import recovery_steps as recovery
 from handfast_ca.stores import registration_steps as registrations
 from handfast_ca.stores import revocation_steps as revocations
 from handfast_ca.stores.database import check_place, hold, open_reader, open_writer, prepare
 from handfast_ca.stores.prepared import Transaction
 from handfast_ca.stores.reserve import RESERVE_OCTETS, Reserve
+from handfast_ca.stores.soundness import Soundness
 from handfast_ca.stores.trouble import TROUBLE, translated
 from handfast_ca.stores.writer import Step, Writer
 
@@ -37,10 +48,11 @@ READERS = 2
 class SqliteLedger:
     """Make it with :meth:`open`; end it with :meth:`close`. One process at a time."""
 
-    def __init__(self, *, lock: int, writing: Engine, reading: Engine, reserve: Reserve) -> None:
+    def __init__(self, *, lock: int, writing: Engine, reading: Engine, reserve: Reserve, soundness: Soundness) -> None:
         self._lock = lock
         self._writing = writing
         self._reading = reading
+        self._soundness = soundness
         self._writer = Writer(writing, reserve)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
         self._closed = False
@@ -58,13 +70,21 @@ class SqliteLedger:
         lock = hold(path)
         writing = open_writer(path)
         try:
-            prepare(writing, path)
             kept = Reserve(path.with_name(f"{path.name}.reserve"), reserve)
+            soundness = prepare(writing, path)
         except BaseException:
             writing.dispose()
             os.close(lock)
             raise
-        return cls(lock=lock, writing=writing, reading=open_reader(path, READERS), reserve=kept)
+        reading = open_reader(path, READERS)
+        return cls(lock=lock, writing=writing, reading=reading, reserve=kept, soundness=soundness)
+
+    def problem(self) -> HandfastError | None:
+        return self._soundness.problem
+
+    async def checked(self) -> None:
+        """Returns when the whole file was read, which may be later than it was opened (:mod:`~.soundness`)."""
+        await asyncio.to_thread(self._soundness.wait)
 
     async def _read(self, step: Step[T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, step)
@@ -142,6 +162,41 @@ class SqliteLedger:
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None:
         return await self._read(partial(revocations.latest_crl, issuer_key_id=issuer_key_id))
 
+    async def learn(self, learnt: LearntList, *, unknown: SpiffeId, until: datetime) -> tuple[CertificateRecord, ...]:
+        step = partial(recovery.learn, learnt=learnt, unknown=unknown, until=until)
+        return await self._writer.write(step, essential=True)
+
+    async def readmit(self, record: CertificateRecord) -> None:
+        await self._writer.write(partial(recovery.readmit, record=record))
+
+    async def live(self, wanted: MassFilter, *, now: datetime) -> Sequence[LiveCertificate]:
+        return await self._read(partial(incidents.live, wanted=wanted, now=now))
+
+    async def revoke_serials(
+        self, serials: Sequence[int], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_serials, serials=serials, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def revoke_identities(
+        self, identities: Sequence[SpiffeId], reason: Reason, *, now: datetime
+    ) -> tuple[CertificateRecord, ...]:
+        step = partial(incidents.revoke_identities, identities=identities, reason=reason, now=now)
+        return await self._writer.write(step, essential=True)
+
+    async def block_key(self, spki_sha256: bytes) -> bool:
+        return await self._writer.write(partial(incidents.block_key, spki_sha256=spki_sha256), essential=True)
+
+    async def begin_reissue(self, *, now: datetime, renew_before: datetime, backdate: timedelta) -> Reissue:
+        step = partial(incidents.begin_reissue, now=now, renew_before=renew_before, backdate=backdate)
+        return await self._writer.write(step)
+
+    async def reissue(self) -> Reissue | None:
+        return await self._read(incidents.reissue)
+
+    async def standings(self, order: Reissue) -> Sequence[Standing]:
+        return await self._read(partial(incidents.standings, order=order))
+
     async def mark(self, name: str) -> int:
         return await self._read(partial(revocations.mark, name=name))
 
@@ -151,17 +206,9 @@ class SqliteLedger:
     async def counts(self, *, now: datetime) -> dict[str, int]:
         return await self._read(partial(revocations.counts, now=now))
 
-    async def backup(self, path: str) -> None:
-        """Raises ``FileExistsError`` when there is something at ``path`` already."""
-        await asyncio.get_running_loop().run_in_executor(self._readers, self._copy, path)
-
-    def _copy(self, path: str) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        with self._reading.connect() as connection, closing(sqlite3.connect(path)) as target:
-            source = connection.connection.driver_connection
-            assert isinstance(source, sqlite3.Connection)
-            source.commit()
-            source.backup(target)
+    async def check(self) -> None:
+        """An empty transaction, which takes the lock for writing and needs no sync."""
+        await self._writer.write(lambda _connection: None)
 
     async def close(self) -> None:
         """Commits what waits. Closing twice is closing once."""
@@ -170,6 +217,8 @@ class SqliteLedger:
         self._closed = True
         await self._writer.close()
         await asyncio.to_thread(self._readers.shutdown)
+        await asyncio.to_thread(self._soundness.stop)
         self._reading.dispose()
         self._writing.dispose()
+        self._soundness.keep()
         os.close(self._lock)

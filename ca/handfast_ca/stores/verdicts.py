@@ -15,7 +15,16 @@ from handfast.certificates import format_serial
 from handfast.errors import Conflict, Exhausted, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.revocation import format_crl_number
-from handfast_ca.ledger import CertificateFilter, CertificateRecord, CrlPlan, Intention, Status, TokenRecord
+from handfast_ca.ledger import (
+    CertificateFilter,
+    CertificateRecord,
+    CrlPlan,
+    Intention,
+    LearntList,
+    RevokedEntry,
+    Status,
+    TokenRecord,
+)
 
 __all__ = [
     "MAX_PAGE",
@@ -25,6 +34,9 @@ __all__ = [
     "check_presented",
     "check_token",
     "forgettable",
+    "key_blocked",
+    "learnt_record",
+    "next_number",
     "next_this_update",
     "no_certificate",
     "no_entry",
@@ -132,11 +144,15 @@ def check_presented(record: CertificateRecord | None, intention: Intention) -> N
 def check_key(intention: Intention, *, blocked: bool, shared: bool) -> None:
     """Threats A11 (a compromised key comes back) and A12 (two identities, one key)."""
     if blocked:
-        raise Refused("the public key is blocked", reason="KEY_BLOCKED", hint="make a new key")
+        raise key_blocked()
     if shared:
         raise Refused(
             "the public key is in use by another live identity", reason="KEY_IN_USE", hint="make a new key for each"
         )
+
+
+def key_blocked() -> Refused:
+    return Refused("the public key is blocked", reason="KEY_BLOCKED", hint="make a new key")
 
 
 def check_completion(record: CertificateRecord | None, serial: int, der: bytes) -> bool:
@@ -165,6 +181,23 @@ def next_this_update(last: datetime | None, now: datetime) -> datetime:
             retry_after=wait,
         )
     return this_update
+
+
+def learnt_record(learnt: LearntList, entry: RevokedEntry, unknown: SpiffeId, until: datetime) -> CertificateRecord:
+    """A revoked certificate of which only a CRL knows: a serial, a time and a reason."""
+    return CertificateRecord(
+        serial=entry.serial,
+        issuer_key_id=learnt.issuer_key_id,
+        spiffe_id=unknown,
+        spki_sha256=b"",
+        dns_names=(),
+        not_before=entry.revoked_at,
+        not_after=whole_seconds(until),
+        obtained_by="learnt",
+        status=Status.INTENDED,
+        revoked_at=entry.revoked_at,
+        reason=entry.reason,
+    )
 
 
 def next_number(last: int, epoch: int) -> int:

@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from handfast.errors import HandfastError, Unavailable
 from handfast_ca.stores.prepared import Transaction
 from handfast_ca.stores.reserve import Reserve
-from handfast_ca.stores.trouble import TROUBLE, is_busy, is_full, translated
+from handfast_ca.stores.trouble import TROUBLE, disk_full, is_busy, is_full, translated
 
 __all__ = ["Step", "Writer"]
 
@@ -136,11 +136,7 @@ class Writer:
 
 
 def _full() -> HandfastError:
-    return Unavailable(
-        "the disk of the ledger is full: only revocations are accepted",
-        reason="DISK_FULL",
-        hint="make room on the ledger's disk",
-    )
+    return disk_full("the disk of the ledger is full: only revocations are accepted")
 
 
 def _attempt(transaction: Transaction, job: _Job) -> _Outcome:

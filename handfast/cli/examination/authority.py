@@ -68,7 +68,8 @@ def _check_state(status: Any) -> Check:
     bad = [f"{line.group} {line.name}: {line.detail}" for line in status.lines if line.level == Level.FAILED]
     if bad:
         return Check(GROUP, "state", Level.FAILED, "; ".join(bad), "`handfast status` shows all of it")
-    return Check(GROUP, "state", Level.OK, f"Handfast {status.version}, {status.watchers} watchers")
+    watchers = "1 watcher" if status.watchers == 1 else f"{status.watchers} watchers"
+    return Check(GROUP, "state", Level.OK, f"Handfast {status.version}, {watchers}")
 
 
 def _check_same_list(context: Context, credentials: Credentials, trust: Any) -> Check:

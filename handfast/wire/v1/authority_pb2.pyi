@@ -184,3 +184,125 @@ class WatchTrustRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchTrustRequest: _TypeAlias = WatchTrustRequest  # noqa: Y015
+
+@_typing.final
+class Checkpoint(_message.Message):
+    """At most eight lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTS_FIELD_NUMBER: _builtins.int
+    BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    bundle_sequence: _builtins.int
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckpointList]: ...
+    def __init__(
+        self,
+        *,
+        lists: _abc.Iterable[Global___CheckpointList] | None = ...,
+        bundle_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "lists", b"lists"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class CheckpointList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    THIS_UPDATE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    issuer_key_id: _builtins.bytes
+    number: _builtins.bytes
+    """Big-endian, unsigned, at most 20 octets (RFC 5280, 5.2.3): the highest CRL number that was ever accepted."""
+    sha256: _builtins.bytes
+    """SHA-256 over the DER of that list."""
+    held: _builtins.bool
+    """The caller still has it, and can send it."""
+    @_builtins.property
+    def this_update(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        issuer_key_id: _builtins.bytes = ...,
+        number: _builtins.bytes = ...,
+        this_update: _timestamp_pb2.Timestamp | None = ...,
+        sha256: _builtins.bytes = ...,
+        held: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["this_update", b"this_update"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "issuer_key_id", b"issuer_key_id", "number", b"number", "sha256", b"sha256", "this_update", b"this_update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointList: _TypeAlias = CheckpointList  # noqa: Y015
+
+@_typing.final
+class CheckpointAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of each list that the CA does not know and wants to see."""
+
+    def __init__(
+        self,
+        *,
+        wanted: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointAnswer: _TypeAlias = CheckpointAnswer  # noqa: Y015
+
+@_typing.final
+class CrlPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DER_FIELD_NUMBER: _builtins.int
+    der: _builtins.bytes
+    """In order. At most 32 KiB each, 16 MiB together."""
+    def __init__(
+        self,
+        *,
+        der: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["der", b"der"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrlPart: _TypeAlias = CrlPart  # noqa: Y015
+
+@_typing.final
+class OfferCrlResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEARNT_FIELD_NUMBER: _builtins.int
+    learnt: _builtins.int
+    """Revocations in it that the CA did not know."""
+    def __init__(
+        self,
+        *,
+        learnt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["learnt", b"learnt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferCrlResponse: _TypeAlias = OfferCrlResponse  # noqa: Y015

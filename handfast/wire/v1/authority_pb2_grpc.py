@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from handfast.wire.v1 import authority_pb2 as handfast_dot_wire_dot_v1_dot_authority__pb2
+from handfast.wire.v1 import report_pb2 as handfast_dot_wire_dot_v1_dot_report__pb2
 from handfast.wire.v1 import trust_pb2 as handfast_dot_wire_dot_v1_dot_trust__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -55,6 +56,21 @@ class AuthorityStub:
                 request_serializer=handfast_dot_wire_dot_v1_dot_authority__pb2.WatchTrustRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_trust__pb2.TrustUpdate.FromString,
                 _registered_method=True)
+        self.OfferCheckpoint = channel.unary_unary(
+                '/handfast.v1.Authority/OfferCheckpoint',
+                request_serializer=handfast_dot_wire_dot_v1_dot_authority__pb2.Checkpoint.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_authority__pb2.CheckpointAnswer.FromString,
+                _registered_method=True)
+        self.OfferCrl = channel.stream_unary(
+                '/handfast.v1.Authority/OfferCrl',
+                request_serializer=handfast_dot_wire_dot_v1_dot_authority__pb2.CrlPart.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_authority__pb2.OfferCrlResponse.FromString,
+                _registered_method=True)
+        self.ReportStatus = channel.unary_unary(
+                '/handfast.v1.Authority/ReportStatus',
+                request_serializer=handfast_dot_wire_dot_v1_dot_report__pb2.StatusReport.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_report__pb2.StatusReceipt.FromString,
+                _registered_method=True)
 
 
 class AuthorityServicer:
@@ -88,6 +104,27 @@ class AuthorityServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfferCheckpoint(self, request, context):
+        """What the caller knows of the CA's own revocation lists. A CA whose ledger is older than that notices it here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferCrl(self, request_iterator, context):
+        """One list that the answer to a checkpoint asked for, in parts. Nothing but what the CA signed itself is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportStatus(self, request, context):
+        """What an agent and its services enforce now. Kept for a quarter of an hour, and believed by nobody who decides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthorityServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +147,21 @@ def add_AuthorityServicer_to_server(servicer, server):
                     servicer.WatchTrust,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_authority__pb2.WatchTrustRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_trust__pb2.TrustUpdate.SerializeToString,
+            ),
+            'OfferCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferCheckpoint,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_authority__pb2.Checkpoint.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_authority__pb2.CheckpointAnswer.SerializeToString,
+            ),
+            'OfferCrl': grpc.stream_unary_rpc_method_handler(
+                    servicer.OfferCrl,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_authority__pb2.CrlPart.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_authority__pb2.OfferCrlResponse.SerializeToString,
+            ),
+            'ReportStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportStatus,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_report__pb2.StatusReport.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_report__pb2.StatusReceipt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +272,87 @@ class Authority:
             '/handfast.v1.Authority/WatchTrust',
             handfast_dot_wire_dot_v1_dot_authority__pb2.WatchTrustRequest.SerializeToString,
             handfast_dot_wire_dot_v1_dot_trust__pb2.TrustUpdate.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Authority/OfferCheckpoint',
+            handfast_dot_wire_dot_v1_dot_authority__pb2.Checkpoint.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_authority__pb2.CheckpointAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferCrl(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/handfast.v1.Authority/OfferCrl',
+            handfast_dot_wire_dot_v1_dot_authority__pb2.CrlPart.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_authority__pb2.OfferCrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Authority/ReportStatus',
+            handfast_dot_wire_dot_v1_dot_report__pb2.StatusReport.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_report__pb2.StatusReceipt.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ What workloads ask of the CA."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from handfast.wire.v1 import authority_pb2 as _authority_pb2
+from handfast.wire.v1 import report_pb2 as _report_pb2
 from handfast.wire.v1 import trust_pb2 as _trust_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -40,6 +41,12 @@ class AuthorityStub:
     """The whole trust state, once."""
     WatchTrust: _grpc.UnaryStreamMultiCallable[_authority_pb2.WatchTrustRequest, _trust_pb2.TrustUpdate]
     """The whole trust state first, then every change. Latest wins: a slow reader skips, but never misses the last."""
+    OfferCheckpoint: _grpc.UnaryUnaryMultiCallable[_authority_pb2.Checkpoint, _authority_pb2.CheckpointAnswer]
+    """What the caller knows of the CA's own revocation lists. A CA whose ledger is older than that notices it here."""
+    OfferCrl: _grpc.StreamUnaryMultiCallable[_authority_pb2.CrlPart, _authority_pb2.OfferCrlResponse]
+    """One list that the answer to a checkpoint asked for, in parts. Nothing but what the CA signed itself is taken."""
+    ReportStatus: _grpc.UnaryUnaryMultiCallable[_report_pb2.StatusReport, _report_pb2.StatusReceipt]
+    """What an agent and its services enforce now. Kept for a quarter of an hour, and believed by nobody who decides."""
 
 @_typing.type_check_only
 class AuthorityAsyncStub(AuthorityStub):
@@ -52,6 +59,12 @@ class AuthorityAsyncStub(AuthorityStub):
     """The whole trust state, once."""
     WatchTrust: _aio.UnaryStreamMultiCallable[_authority_pb2.WatchTrustRequest, _trust_pb2.TrustUpdate]  # type: ignore[assignment]
     """The whole trust state first, then every change. Latest wins: a slow reader skips, but never misses the last."""
+    OfferCheckpoint: _aio.UnaryUnaryMultiCallable[_authority_pb2.Checkpoint, _authority_pb2.CheckpointAnswer]  # type: ignore[assignment]
+    """What the caller knows of the CA's own revocation lists. A CA whose ledger is older than that notices it here."""
+    OfferCrl: _aio.StreamUnaryMultiCallable[_authority_pb2.CrlPart, _authority_pb2.OfferCrlResponse]  # type: ignore[assignment]
+    """One list that the answer to a checkpoint asked for, in parts. Nothing but what the CA signed itself is taken."""
+    ReportStatus: _aio.UnaryUnaryMultiCallable[_report_pb2.StatusReport, _report_pb2.StatusReceipt]  # type: ignore[assignment]
+    """What an agent and its services enforce now. Kept for a quarter of an hour, and believed by nobody who decides."""
 
 class AuthorityServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -85,5 +98,29 @@ class AuthorityServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_trust_pb2.TrustUpdate], _abc.AsyncIterator[_trust_pb2.TrustUpdate]]:
         """The whole trust state first, then every change. Latest wins: a slow reader skips, but never misses the last."""
+
+    @_abc_1.abstractmethod
+    def OfferCheckpoint(
+        self,
+        request: _authority_pb2.Checkpoint,
+        context: _ServicerContext,
+    ) -> _typing.Union[_authority_pb2.CheckpointAnswer, _abc.Awaitable[_authority_pb2.CheckpointAnswer]]:
+        """What the caller knows of the CA's own revocation lists. A CA whose ledger is older than that notices it here."""
+
+    @_abc_1.abstractmethod
+    def OfferCrl(
+        self,
+        request_iterator: _MaybeAsyncIterator[_authority_pb2.CrlPart],
+        context: _ServicerContext,
+    ) -> _typing.Union[_authority_pb2.OfferCrlResponse, _abc.Awaitable[_authority_pb2.OfferCrlResponse]]:
+        """One list that the answer to a checkpoint asked for, in parts. Nothing but what the CA signed itself is taken."""
+
+    @_abc_1.abstractmethod
+    def ReportStatus(
+        self,
+        request: _report_pb2.StatusReport,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_pb2.StatusReceipt, _abc.Awaitable[_report_pb2.StatusReceipt]]:
+        """What an agent and its services enforce now. Kept for a quarter of an hour, and believed by nobody who decides."""
 
 def add_AuthorityServicer_to_server(servicer: AuthorityServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

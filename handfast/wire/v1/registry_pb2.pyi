@@ -641,3 +641,489 @@ class CaStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CaStatus: _TypeAlias = CaStatus  # noqa: Y015
+
+@_typing.final
+class ReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    accept_loss: _builtins.bool
+    """Without it only a CA that every expected identity answered to is released."""
+    def __init__(
+        self,
+        *,
+        accept_loss: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    LEARNT_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    answered: _builtins.int
+    """Identities that answered, of those that were expected."""
+    expected: _builtins.int
+    learnt: _builtins.int
+    crl_number: _builtins.str
+    """The first list after it."""
+    def __init__(
+        self,
+        *,
+        answered: _builtins.int = ...,
+        expected: _builtins.int = ...,
+        learnt: _builtins.int = ...,
+        crl_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "crl_number", b"crl_number", "expected", b"expected", "learnt", b"learnt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class RevokeManyRequest(_message.Message):
+    """What is given must all be true of a certificate. Names below /handfast/ are spared: they are revoked one by one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_GLOB_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    ISSUED_FROM_FIELD_NUMBER: _builtins.int
+    ISSUED_UNTIL_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_SHA256_FIELD_NUMBER: _builtins.int
+    BEFORE_REISSUE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    identity_glob: _builtins.str
+    """Shell-style pattern over the whole SPIFFE ID. Alone, it means whole identities: tokens, and what is on its way."""
+    issuer: _builtins.str
+    """Key identifier of the issuing CA in hexadecimal, or its subject name as `cert show` has it."""
+    public_key_sha256: _builtins.str
+    """SHA-256 of a SubjectPublicKeyInfo, hexadecimal: the key is blocked for every identity."""
+    before_reissue: _builtins.bool
+    """Only what was issued before the last reissue, and nothing that was renewed from it."""
+    reason: _builtins.str
+    """Ignored by SurveyRevocation."""
+    @_builtins.property
+    def issued_from(self) -> _timestamp_pb2.Timestamp:
+        """When it was issued. What was renewed from it goes too, whenever that was."""
+
+    @_builtins.property
+    def issued_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        identity_glob: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        issued_from: _timestamp_pb2.Timestamp | None = ...,
+        issued_until: _timestamp_pb2.Timestamp | None = ...,
+        public_key_sha256: _builtins.str = ...,
+        before_reissue: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issued_from", b"issued_from", "issued_until", b"issued_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_reissue", b"before_reissue", "identity_glob", b"identity_glob", "issued_from", b"issued_from", "issued_until", b"issued_until", "issuer", b"issuer", "public_key_sha256", b"public_key_sha256", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeManyRequest: _TypeAlias = RevokeManyRequest  # noqa: Y015
+
+@_typing.final
+class RevocationSurvey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ByIssuerEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    SAMPLE_IDENTITIES_FIELD_NUMBER: _builtins.int
+    SAMPLE_SERIALS_FIELD_NUMBER: _builtins.int
+    ALREADY_REVOKED_FIELD_NUMBER: _builtins.int
+    SPARED_FIELD_NUMBER: _builtins.int
+    BY_ISSUER_FIELD_NUMBER: _builtins.int
+    certificates: _builtins.int
+    identities: _builtins.int
+    already_revoked: _builtins.int
+    @_builtins.property
+    def sample_identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most a hundred, by name."""
+
+    @_builtins.property
+    def sample_serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most ten, in the order in which they were issued."""
+
+    @_builtins.property
+    def spared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identities that fit and are left alone, at most a hundred."""
+
+    @_builtins.property
+    def by_issuer(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Unexpired ones by issuer's key identifier."""
+
+    def __init__(
+        self,
+        *,
+        certificates: _builtins.int = ...,
+        identities: _builtins.int = ...,
+        sample_identities: _abc.Iterable[_builtins.str] | None = ...,
+        sample_serials: _abc.Iterable[_builtins.str] | None = ...,
+        already_revoked: _builtins.int = ...,
+        spared: _abc.Iterable[_builtins.str] | None = ...,
+        by_issuer: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_revoked", b"already_revoked", "by_issuer", b"by_issuer", "certificates", b"certificates", "identities", b"identities", "sample_identities", b"sample_identities", "sample_serials", b"sample_serials", "spared", b"spared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationSurvey: _TypeAlias = RevocationSurvey  # noqa: Y015
+
+@_typing.final
+class RevokeManyProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    FIRST_SERIALS_FIELD_NUMBER: _builtins.int
+    ALREADY_REVOKED_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    WATCHERS_FIELD_NUMBER: _builtins.int
+    KEY_BLOCKED_FIELD_NUMBER: _builtins.int
+    certificates: _builtins.int
+    total: _builtins.int
+    """May rise while it runs: what is issued meanwhile is revoked, too."""
+    identities: _builtins.int
+    already_revoked: _builtins.int
+    crl_number: _builtins.str
+    """In the last message: a CRL that carries all of it."""
+    watchers: _builtins.int
+    key_blocked: _builtins.bool
+    """The public key was not blocked before."""
+    @_builtins.property
+    def first_serials(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most ten."""
+
+    def __init__(
+        self,
+        *,
+        certificates: _builtins.int = ...,
+        total: _builtins.int = ...,
+        identities: _builtins.int = ...,
+        first_serials: _abc.Iterable[_builtins.str] | None = ...,
+        already_revoked: _builtins.int = ...,
+        crl_number: _builtins.str = ...,
+        watchers: _builtins.int = ...,
+        key_blocked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_revoked", b"already_revoked", "certificates", b"certificates", "crl_number", b"crl_number", "first_serials", b"first_serials", "identities", b"identities", "key_blocked", b"key_blocked", "total", b"total", "watchers", b"watchers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeManyProgress: _TypeAlias = RevokeManyProgress  # noqa: Y015
+
+@_typing.final
+class BeginReissueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Ten seconds to a day."""
+
+    def __init__(
+        self,
+        *,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginReissueRequest: _TypeAlias = BeginReissueRequest  # noqa: Y015
+
+@_typing.final
+class GetReissueRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReissueRequest: _TypeAlias = GetReissueRequest  # noqa: Y015
+
+@_typing.final
+class ReissueReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAINTED_AT_FIELD_NUMBER: _builtins.int
+    RENEW_BEFORE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    RENEWED_FIELD_NUMBER: _builtins.int
+    HALF_AT_FIELD_NUMBER: _builtins.int
+    NINE_TENTHS_AT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    SAMPLE_MISSING_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """Identities that held a live certificate when it began, but those below /handfast/."""
+    renewed: _builtins.int
+    missing: _builtins.int
+    ended: _builtins.bool
+    """Nobody is left who could still renew."""
+    @_builtins.property
+    def tainted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def renew_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def half_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent until they have come."""
+
+    @_builtins.property
+    def nine_tenths_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def sample_missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingIdentity]:
+        """At most a hundred of them, by name."""
+
+    def __init__(
+        self,
+        *,
+        tainted_at: _timestamp_pb2.Timestamp | None = ...,
+        renew_before: _timestamp_pb2.Timestamp | None = ...,
+        total: _builtins.int = ...,
+        renewed: _builtins.int = ...,
+        half_at: _timestamp_pb2.Timestamp | None = ...,
+        nine_tenths_at: _timestamp_pb2.Timestamp | None = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+        missing: _builtins.int = ...,
+        sample_missing: _abc.Iterable[Global___MissingIdentity] | None = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["half_at", b"half_at", "last_at", b"last_at", "nine_tenths_at", b"nine_tenths_at", "renew_before", b"renew_before", "tainted_at", b"tainted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "half_at", b"half_at", "last_at", b"last_at", "missing", b"missing", "nine_tenths_at", b"nine_tenths_at", "renew_before", b"renew_before", "renewed", b"renewed", "sample_missing", b"sample_missing", "tainted_at", b"tainted_at", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReissueReport: _TypeAlias = ReissueReport  # noqa: Y015
+
+@_typing.final
+class MissingIdentity(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OBTAINED_BY_FIELD_NUMBER: _builtins.int
+    OLD_UNTIL_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    state: _builtins.str
+    """"old": it may still renew; "expired", "revoked"."""
+    obtained_by: _builtins.str
+    @_builtins.property
+    def old_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        obtained_by: _builtins.str = ...,
+        old_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["old_until", b"old_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["obtained_by", b"obtained_by", "old_until", b"old_until", "spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingIdentity: _TypeAlias = MissingIdentity  # noqa: Y015
+
+@_typing.final
+class BlastRadiusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """Empty: only the confirmations."""
+    crl_number: _builtins.str
+    """The list that must be held, decimal; empty means the present one."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        crl_number: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_number", b"crl_number", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlastRadiusRequest: _TypeAlias = BlastRadiusRequest  # noqa: Y015
+
+@_typing.final
+class Reach(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    unknown: _builtins.bool
+    """A policy that only the service itself knows: what it permits is not known here."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns of methods, as the policies say them; "*" for all."""
+
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        unknown: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["methods", b"methods", "spiffe_id", b"spiffe_id", "unknown", b"unknown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reach: _TypeAlias = Reach  # noqa: Y015
+
+@_typing.final
+class Unconfirmed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    instance: _builtins.str
+    kind: _builtins.str
+    """"agent" or "service"."""
+    holds: _builtins.str
+    """The number of the list that it holds; empty when it has none."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        holds: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "instance", b"instance", "kind", b"kind", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unconfirmed: _TypeAlias = Unconfirmed  # noqa: Y015
+
+@_typing.final
+class BlastRadius(_message.Message):
+    """Lists are cut after 500; the counts are of all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_TOTAL_FIELD_NUMBER: _builtins.int
+    MAY_CALL_FIELD_NUMBER: _builtins.int
+    MAY_CALL_TOTAL_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
+    CALLERS_TOTAL_FIELD_NUMBER: _builtins.int
+    CRL_NUMBER_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_TOTAL_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    SILENT_TOTAL_FIELD_NUMBER: _builtins.int
+    certificates_total: _builtins.int
+    may_call_total: _builtins.int
+    callers_total: _builtins.int
+    crl_number: _builtins.str
+    confirmed: _builtins.int
+    unconfirmed_total: _builtins.int
+    silent_total: _builtins.int
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Certificate]: ...
+    @_builtins.property
+    def may_call(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reach]:
+        """Whom it may call."""
+
+    @_builtins.property
+    def callers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reach]:
+        """Who may call it."""
+
+    @_builtins.property
+    def unconfirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unconfirmed]: ...
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identities with a live certificate of which nobody reports: without an agent, or with one that is away."""
+
+    def __init__(
+        self,
+        *,
+        certificates: _abc.Iterable[Global___Certificate] | None = ...,
+        certificates_total: _builtins.int = ...,
+        may_call: _abc.Iterable[Global___Reach] | None = ...,
+        may_call_total: _builtins.int = ...,
+        callers: _abc.Iterable[Global___Reach] | None = ...,
+        callers_total: _builtins.int = ...,
+        crl_number: _builtins.str = ...,
+        confirmed: _builtins.int = ...,
+        unconfirmed: _abc.Iterable[Global___Unconfirmed] | None = ...,
+        unconfirmed_total: _builtins.int = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
+        silent_total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "callers_total", b"callers_total", "certificates", b"certificates", "certificates_total", b"certificates_total", "confirmed", b"confirmed", "crl_number", b"crl_number", "may_call", b"may_call", "may_call_total", b"may_call_total", "silent", b"silent", "silent_total", b"silent_total", "unconfirmed", b"unconfirmed", "unconfirmed_total", b"unconfirmed_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlastRadius: _TypeAlias = BlastRadius  # noqa: Y015

@@ -80,6 +80,31 @@ class RegistryStub:
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeResponse.FromString,
                 _registered_method=True)
+        self.SurveyRevocation = channel.unary_unary(
+                '/handfast.v1.Registry/SurveyRevocation',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevocationSurvey.FromString,
+                _registered_method=True)
+        self.RevokeMany = channel.unary_stream(
+                '/handfast.v1.Registry/RevokeMany',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyProgress.FromString,
+                _registered_method=True)
+        self.BeginReissue = channel.unary_unary(
+                '/handfast.v1.Registry/BeginReissue',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BeginReissueRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
+                _registered_method=True)
+        self.GetReissue = channel.unary_unary(
+                '/handfast.v1.Registry/GetReissue',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
+                _registered_method=True)
+        self.GetBlastRadius = channel.unary_unary(
+                '/handfast.v1.Registry/GetBlastRadius',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_unary(
                 '/handfast.v1.Registry/ListAudit',
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ListAuditRequest.SerializeToString,
@@ -89,6 +114,11 @@ class RegistryStub:
                 '/handfast.v1.Registry/GetStatus',
                 request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/handfast.v1.Registry/Release',
+                request_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
 
 
@@ -151,6 +181,42 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SurveyRevocation(self, request, context):
+        """What RevokeMany would revoke. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeMany(self, request, context):
+        """Revokes in batches; each is durable and announced when its message comes. The last message has the CRL's number.
+        Whoever ends the call stops it after the batch that runs; said again, it goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginReissue(self, request, context):
+        """Taints every certificate that is out now: agents renew inside of the window.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReissue(self, request, context):
+        """How the last reissue goes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBlastRadius(self, request, context):
+        """What an identity can reach, and who does not enforce a revocation yet; from what agents report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -159,6 +225,13 @@ class RegistryServicer:
 
     def GetStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Ends the quarantine of a restored CA. Needs credentials that were made since the restore.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -211,6 +284,31 @@ def add_RegistryServicer_to_server(servicer, server):
                     request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeResponse.SerializeToString,
             ),
+            'SurveyRevocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.SurveyRevocation,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevocationSurvey.SerializeToString,
+            ),
+            'RevokeMany': grpc.unary_stream_rpc_method_handler(
+                    servicer.RevokeMany,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyProgress.SerializeToString,
+            ),
+            'BeginReissue': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginReissue,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BeginReissueRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.SerializeToString,
+            ),
+            'GetReissue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReissue,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.SerializeToString,
+            ),
+            'GetBlastRadius': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBlastRadius,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.SerializeToString,
+            ),
             'ListAudit': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAudit,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ListAuditRequest.FromString,
@@ -220,6 +318,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -476,6 +579,141 @@ class Registry:
             _registered_method=True)
 
     @staticmethod
+    def SurveyRevocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/SurveyRevocation',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.RevocationSurvey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/handfast.v1.Registry/RevokeMany',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.RevokeManyProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginReissue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/BeginReissue',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.BeginReissueRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReissue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/GetReissue',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.GetReissueRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReissueReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBlastRadius(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/GetBlastRadius',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadiusRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.BlastRadius.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListAudit(request,
             target,
             options=(),
@@ -519,6 +757,33 @@ class Registry:
             '/handfast.v1.Registry/GetStatus',
             handfast_dot_wire_dot_v1_dot_registry__pb2.GetCaStatusRequest.SerializeToString,
             handfast_dot_wire_dot_v1_dot_registry__pb2.CaStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Registry/Release',
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseRequest.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_registry__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

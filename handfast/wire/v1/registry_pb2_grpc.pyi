@@ -43,8 +43,22 @@ class RegistryStub:
     GetCertificate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCertificateRequest, _registry_pb2.Certificate]
     Revoke: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeRequest, _registry_pb2.RevokeResponse]
     """Returns when the revocation is durable and the new CRL is signed. Saying it twice is no error."""
+    SurveyRevocation: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevokeManyRequest, _registry_pb2.RevocationSurvey]
+    """What RevokeMany would revoke. Changes nothing."""
+    RevokeMany: _grpc.UnaryStreamMultiCallable[_registry_pb2.RevokeManyRequest, _registry_pb2.RevokeManyProgress]
+    """Revokes in batches; each is durable and announced when its message comes. The last message has the CRL's number.
+    Whoever ends the call stops it after the batch that runs; said again, it goes on.
+    """
+    BeginReissue: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BeginReissueRequest, _registry_pb2.ReissueReport]
+    """Taints every certificate that is out now: agents renew inside of the window."""
+    GetReissue: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetReissueRequest, _registry_pb2.ReissueReport]
+    """How the last reissue goes."""
+    GetBlastRadius: _grpc.UnaryUnaryMultiCallable[_registry_pb2.BlastRadiusRequest, _registry_pb2.BlastRadius]
+    """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
     ListAudit: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]
+    Release: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReleaseRequest, _registry_pb2.ReleaseResponse]
+    """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -60,8 +74,22 @@ class RegistryAsyncStub(RegistryStub):
     GetCertificate: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCertificateRequest, _registry_pb2.Certificate]  # type: ignore[assignment]
     Revoke: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeRequest, _registry_pb2.RevokeResponse]  # type: ignore[assignment]
     """Returns when the revocation is durable and the new CRL is signed. Saying it twice is no error."""
+    SurveyRevocation: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevokeManyRequest, _registry_pb2.RevocationSurvey]  # type: ignore[assignment]
+    """What RevokeMany would revoke. Changes nothing."""
+    RevokeMany: _aio.UnaryStreamMultiCallable[_registry_pb2.RevokeManyRequest, _registry_pb2.RevokeManyProgress]  # type: ignore[assignment]
+    """Revokes in batches; each is durable and announced when its message comes. The last message has the CRL's number.
+    Whoever ends the call stops it after the batch that runs; said again, it goes on.
+    """
+    BeginReissue: _aio.UnaryUnaryMultiCallable[_registry_pb2.BeginReissueRequest, _registry_pb2.ReissueReport]  # type: ignore[assignment]
+    """Taints every certificate that is out now: agents renew inside of the window."""
+    GetReissue: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetReissueRequest, _registry_pb2.ReissueReport]  # type: ignore[assignment]
+    """How the last reissue goes."""
+    GetBlastRadius: _aio.UnaryUnaryMultiCallable[_registry_pb2.BlastRadiusRequest, _registry_pb2.BlastRadius]  # type: ignore[assignment]
+    """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
     ListAudit: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAuditRequest, _registry_pb2.ListAuditResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCaStatusRequest, _registry_pb2.CaStatus]  # type: ignore[assignment]
+    Release: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReleaseRequest, _registry_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -130,6 +158,48 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         """Returns when the revocation is durable and the new CRL is signed. Saying it twice is no error."""
 
     @_abc_1.abstractmethod
+    def SurveyRevocation(
+        self,
+        request: _registry_pb2.RevokeManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RevocationSurvey, _abc.Awaitable[_registry_pb2.RevocationSurvey]]:
+        """What RevokeMany would revoke. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def RevokeMany(
+        self,
+        request: _registry_pb2.RevokeManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_pb2.RevokeManyProgress], _abc.AsyncIterator[_registry_pb2.RevokeManyProgress]]:
+        """Revokes in batches; each is durable and announced when its message comes. The last message has the CRL's number.
+        Whoever ends the call stops it after the batch that runs; said again, it goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginReissue(
+        self,
+        request: _registry_pb2.BeginReissueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReissueReport, _abc.Awaitable[_registry_pb2.ReissueReport]]:
+        """Taints every certificate that is out now: agents renew inside of the window."""
+
+    @_abc_1.abstractmethod
+    def GetReissue(
+        self,
+        request: _registry_pb2.GetReissueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReissueReport, _abc.Awaitable[_registry_pb2.ReissueReport]]:
+        """How the last reissue goes."""
+
+    @_abc_1.abstractmethod
+    def GetBlastRadius(
+        self,
+        request: _registry_pb2.BlastRadiusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.BlastRadius, _abc.Awaitable[_registry_pb2.BlastRadius]]:
+        """What an identity can reach, and who does not enforce a revocation yet; from what agents report."""
+
+    @_abc_1.abstractmethod
     def ListAudit(
         self,
         request: _registry_pb2.ListAuditRequest,
@@ -142,5 +212,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.GetCaStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CaStatus, _abc.Awaitable[_registry_pb2.CaStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _registry_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReleaseResponse, _abc.Awaitable[_registry_pb2.ReleaseResponse]]:
+        """Ends the quarantine of a restored CA. Needs credentials that were made since the restore."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

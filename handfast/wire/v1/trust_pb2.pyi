@@ -5,6 +5,7 @@ What everybody must know in order to judge a peer: the roots, the revocations.""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -234,6 +235,38 @@ class TrustBundle(_message.Message):
 Global___TrustBundle: _TypeAlias = TrustBundle  # noqa: Y015
 
 @_typing.final
+class Reissue(_message.Message):
+    """Whoever holds a certificate that was issued at `tainted_at` or before renews it, at a moment of its own before the end.
+    A certificate was issued at notBefore plus `backdate`, or plus a tenth of its life where that is less.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAINTED_AT_FIELD_NUMBER: _builtins.int
+    RENEW_BEFORE_FIELD_NUMBER: _builtins.int
+    BACKDATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tainted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def renew_before(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def backdate(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        tainted_at: _timestamp_pb2.Timestamp | None = ...,
+        renew_before: _timestamp_pb2.Timestamp | None = ...,
+        backdate: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backdate", b"backdate", "renew_before", b"renew_before", "tainted_at", b"tainted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backdate", b"backdate", "renew_before", b"renew_before", "tainted_at", b"tainted_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reissue: _TypeAlias = Reissue  # noqa: Y015
+
+@_typing.final
 class TrustUpdate(_message.Message):
     """The whole state, or what changed since the last message of the same stream."""
 
@@ -246,6 +279,7 @@ class TrustUpdate(_message.Message):
     ANNOUNCED_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
     CRL_CHANGES_FIELD_NUMBER: _builtins.int
+    REISSUE_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """True in the first message of a stream, and whenever the CA starts over: forget what is not in here,
     except that nothing older ever replaces something newer.
@@ -272,6 +306,10 @@ class TrustUpdate(_message.Message):
     def crl_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CrlChange]:
         """Instead of a list in `crls`, for readers that take changes."""
 
+    @_builtins.property
+    def reissue(self) -> Global___Reissue:
+        """The last order to renew, when it is new or `whole`. Those whose certificate is newer have nothing to do."""
+
     def __init__(
         self,
         *,
@@ -282,10 +320,11 @@ class TrustUpdate(_message.Message):
         announced: _abc.Iterable[Global___Revocation] | None = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
         crl_changes: _abc.Iterable[Global___CrlChange] | None = ...,
+        reissue: Global___Reissue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "sent_at", b"sent_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "reissue", b"reissue", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "crl_changes", b"crl_changes", "crls", b"crls", "revision", b"revision", "sent_at", b"sent_at", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "crl_changes", b"crl_changes", "crls", b"crls", "reissue", b"reissue", "revision", b"revision", "sent_at", b"sent_at", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

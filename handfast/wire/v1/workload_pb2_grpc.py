@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from handfast.wire.v1 import report_pb2 as handfast_dot_wire_dot_v1_dot_report__pb2
 from handfast.wire.v1 import workload_pb2 as handfast_dot_wire_dot_v1_dot_workload__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -44,6 +45,11 @@ class WorkloadStub:
                 request_serializer=handfast_dot_wire_dot_v1_dot_workload__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=handfast_dot_wire_dot_v1_dot_workload__pb2.AgentStatus.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/handfast.v1.Workload/Report',
+                request_serializer=handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReport.SerializeToString,
+                response_deserializer=handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReceipt.FromString,
+                _registered_method=True)
 
 
 class WorkloadServicer:
@@ -65,6 +71,13 @@ class WorkloadServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """What a service enforces, for the agent to pass on. Requires the same metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkloadServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_WorkloadServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=handfast_dot_wire_dot_v1_dot_workload__pb2.GetStatusRequest.FromString,
                     response_serializer=handfast_dot_wire_dot_v1_dot_workload__pb2.AgentStatus.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReport.FromString,
+                    response_serializer=handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReceipt.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +151,33 @@ class Workload:
             '/handfast.v1.Workload/GetStatus',
             handfast_dot_wire_dot_v1_dot_workload__pb2.GetStatusRequest.SerializeToString,
             handfast_dot_wire_dot_v1_dot_workload__pb2.AgentStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/handfast.v1.Workload/Report',
+            handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReport.SerializeToString,
+            handfast_dot_wire_dot_v1_dot_report__pb2.ServiceReceipt.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ What an agent gives to the workloads beside it, over its Unix socket."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from handfast.wire.v1 import report_pb2 as _report_pb2
 from handfast.wire.v1 import workload_pb2 as _workload_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -38,6 +39,8 @@ class WorkloadStub:
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_workload_pb2.GetStatusRequest, _workload_pb2.AgentStatus]
     """What `handfast agent status` shows."""
+    Report: _grpc.UnaryUnaryMultiCallable[_report_pb2.ServiceReport, _report_pb2.ServiceReceipt]
+    """What a service enforces, for the agent to pass on. Requires the same metadata."""
 
 @_typing.type_check_only
 class WorkloadAsyncStub(WorkloadStub):
@@ -49,6 +52,8 @@ class WorkloadAsyncStub(WorkloadStub):
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_workload_pb2.GetStatusRequest, _workload_pb2.AgentStatus]  # type: ignore[assignment]
     """What `handfast agent status` shows."""
+    Report: _aio.UnaryUnaryMultiCallable[_report_pb2.ServiceReport, _report_pb2.ServiceReceipt]  # type: ignore[assignment]
+    """What a service enforces, for the agent to pass on. Requires the same metadata."""
 
 class WorkloadServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,5 +74,13 @@ class WorkloadServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_workload_pb2.AgentStatus, _abc.Awaitable[_workload_pb2.AgentStatus]]:
         """What `handfast agent status` shows."""
+
+    @_abc_1.abstractmethod
+    def Report(
+        self,
+        request: _report_pb2.ServiceReport,
+        context: _ServicerContext,
+    ) -> _typing.Union[_report_pb2.ServiceReceipt, _abc.Awaitable[_report_pb2.ServiceReceipt]]:
+        """What a service enforces, for the agent to pass on. Requires the same metadata."""
 
 def add_WorkloadServicer_to_server(servicer: WorkloadServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,98 @@
+"""A mass reissue: every certificate that is out is tainted, agents are told to renew, and the ledger says who did.
+
+The issuing key stays: this is the drill for the day on which it must not.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from handfast.errors import Conflict, Invalid, NotFound
+from handfast.identity import SpiffeId
+from handfast.lifetime import format_duration
+from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
+from handfast_ca.feed import Feed
+from handfast_ca.incident import Reissue, Timeline, timeline
+from handfast_ca.ledger import Ledger
+from handfast_ca.profile import Profile
+from handfast_ca.registration import RESERVED_PATH
+from handfast_ca.timekeeper import Timekeeper
+
+__all__ = ["LONGEST_WINDOW", "SHORTEST_WINDOW", "Reissuer"]
+
+SHORTEST_WINDOW = timedelta(seconds=10)
+LONGEST_WINDOW = timedelta(hours=24)
+
+
+class Reissuer:
+    """Gives the order and follows it. The CA's own certificate and its operators' are not part of it."""
+
+    def __init__(self, *, ledger: Ledger, audit: AuditLog, feed: Feed, time: Timekeeper, profile: Profile) -> None:
+        self._ledger = ledger
+        self._audit = audit
+        self._feed = feed
+        self._time = time
+        self._backdate = profile.backdate
+
+    async def load(self) -> None:
+        """An order outlives the process that gave it: agents that come back still find it."""
+        order = await self._ledger.reissue()
+        if order is not None:
+            self._feed.order_renewals(order)
+
+    async def begin(self, window: timedelta, *, by: str) -> Timeline:
+        """Taints what is out now and tells every agent to renew within ``window``.
+
+        Raises ``Invalid`` (``INVALID_WINDOW``), or ``Conflict`` (``REISSUE_RUNNING``) while the window of the last one
+        is open and somebody has not renewed yet.
+        """
+        facts: dict[str, AuditValue] = {"event": "reissue", "by": by, "detail": f"window {format_duration(window)}"}
+        async with written_refusals(self._audit, facts):
+            _check_window(window)
+            now = await self._time.now()
+            await self._refuse_second()
+            await self._audit.append(
+                {**facts, "decision": "granted", "expires_at": (now + window).isoformat(timespec="seconds")}
+            )
+            order = await self._ledger.begin_reissue(now=now, renew_before=now + window, backdate=self._backdate)
+        self._feed.order_renewals(order)
+        return await self._timeline(order)
+
+    async def timeline(self) -> Timeline:
+        """Of the last order. Raises ``NotFound`` (``NO_REISSUE``)."""
+        return await self._timeline(await self.order())
+
+    async def order(self) -> Reissue:
+        """The last one. Raises ``NotFound`` (``NO_REISSUE``)."""
+        order = await self._ledger.reissue()
+        if order is None:
+            raise NotFound(
+                "there was no reissue yet", reason="NO_REISSUE", hint="`handfast drill mass-reissue` begins one"
+            )
+        return order
+
+    async def _refuse_second(self) -> None:
+        running = await self._ledger.reissue()
+        if running is None or self._time.wall() >= running.renew_before:
+            return
+        left = sum(one.state == "old" for one in (await self._timeline(running)).missing)
+        if left:
+            raise Conflict(
+                f"a reissue runs until {running.renew_before:%Y-%m-%dT%H:%M:%SZ}, and {left} have not renewed yet",
+                reason="REISSUE_RUNNING",
+                hint="`handfast drill show` follows it",
+            )
+
+    async def _timeline(self, order: Reissue) -> Timeline:
+        found = await self._ledger.standings(order)
+        own = [one for one in found if not SpiffeId.parse(one.spiffe_id).path.startswith(RESERVED_PATH)]
+        return timeline(order, own, self._time.wall())
+
+
+def _check_window(window: timedelta) -> None:
+    if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
+        raise Invalid(
+            f"window {format_duration(window)} is not {format_duration(SHORTEST_WINDOW)} to "
+            f"{format_duration(LONGEST_WINDOW)}",
+            reason="INVALID_WINDOW",
+        )
