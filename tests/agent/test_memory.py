@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ async def test_files_of_another_identity_are_not_served(config: Config, clock: M
     await agent.driver.start()
     assert agent.source.peek() is None
     assert agent.look().state is State.UNENROLLED
+
+
+async def test_an_expired_certificate_is_not_served_for_a_moment_at_the_start(
+    config: Config, clock: ManualClock
+) -> None:
+    """C2: not even before the first step."""
+    await enrolled(config, clock)
+    clock.advance(timedelta(hours=2))
+    again = Agent(config, clock)
+    await again.driver.start()
+    assert again.source.peek() is None
+    assert again.look().state is State.EXPIRED
+    assert not (config.directory / "tls.key").exists()
 
 
 async def test_an_agent_that_finds_its_certificate_revoked_at_the_start_does_not_serve_it(

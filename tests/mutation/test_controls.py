@@ -10,6 +10,7 @@ from tests.threats.table import LATER, PAGE, ROW
 
 WITHOUT = {
     "B9": "no header is read that says who calls; there is nothing to take away",
+    "J6": "order is that of the ledger's own rows: no clock is asked, so there is no check to take away",
     "E10": "that no descriptor is left behind is no check",
 }
 """Rows that no control of the list holds, and why."""
