@@ -150,6 +150,30 @@ async def test_a_bounded_grace_ends_to_the_second_and_never_after_the_certificat
                 assert await told(call) == expected
 
 
+async def test_a_connection_that_was_judged_good_is_told_each_state_in_its_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """D2, C6: what a guard remembers of a peer outlives neither the freshness of the list nor the bound of the grace."""
+    at = scene("FRESH", "bounded", "never")
+    peer = at.peer.current().leaf
+    made_at = at.judging.current().revocations.lists[peer.issuer_key_id].this_update
+    at.freshness = FreshnessPolicy.bounded(13 * HOUR)
+    second, reasons = timedelta(seconds=1), []
+    async with asked(at, "guard") as call:
+        for moment in (2 * HOUR, 2 * HOUR + second, 12 * HOUR - second, 12 * HOUR, 13 * HOUR - second, 13 * HOUR):
+            at.clock.advance(made_at + moment - at.clock.now())
+            caplog.clear()
+            reasons.append((await told(call), [record.message.rpartition(" ")[2] for record in caplog.records]))
+    assert reasons == [
+        ("OK", []),
+        ("OK", ["(STALE)"]),
+        ("OK", []),
+        ("OK", ["(GRACE)"]),
+        ("OK", []),
+        ("STALE_REVOCATIONS", []),
+    ]
+
+
 @asynccontextmanager
 async def asked(at: Scene, direction: str) -> AsyncIterator[Any]:
     if direction == "tunnel":
