@@ -9,11 +9,12 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-find-links --no-annotate --no-header --no-emit-package handfast --no-emit-package handfast-ca \
 	--no-emit-package handfast-agent $(LOCK)
 # What `make coverage` holds to 95 % of branches: all that decides. Edges are held by tests with real parts.
-CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle revocation lifetime access credentials ocsp) \
+CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle crl_change crl_history revocation lifetime access overdue \
+		credentials ocsp) \
 	$(addprefix ca/handfast_ca/,registration enrolment profile admission template lint issuer ledger urls quotas access crl status \
 		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker incident mass_revoker reissuer reports vitals authority refusals limits alarm quorum quarantine testimony witnesses readmission \
 		ocsp/encoding ocsp/question ocsp/certificate ocsp/signer ocsp/responder) \
-	$(addprefix agent/handfast_agent/,lifecycle order plan backoff trust acceptance driver condition stapling)
+	$(addprefix agent/handfast_agent/,lifecycle order plan backoff trust acceptance driver condition freshness stapling)
 
 comma := ,
 space := $(subst ,, )

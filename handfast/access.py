@@ -198,13 +198,16 @@ class Verdict:
 
 OK = Verdict(True)
 STALE = Verdict(True, "STALE", "the revocation list is overdue, but before its nextUpdate: served, with an alarm")
+GRACE = Verdict(True, "GRACE", "the revocation list is past its nextUpdate: served for a bounded time, with an alarm")
+_OWN_PATH, _OWN_METHODS = "/handfast/", "/handfast."
+"""Identities of the CA and its operators, and the calls that issue, revoke and decide: no grace is ever given to these."""
 
 
 def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy) -> Verdict:
     """Is this peer's certificate good now? The path to a root was proved by the handshake, and is not judged again.
 
-    1. not expired, 2. not revoked, 3. the revocations are worth something (threats, 2.3): strict, so that a list
-    past its nextUpdate, or none, refuses.
+    1. not expired, 2. not revoked, 3. the revocations are worth something (threats, 2.3): a list past its nextUpdate, or
+    none, refuses. A bounded policy goes on past nextUpdate, for all but the CA and its operators.
     """
     if now > peer.validity.not_after:
         return _unauthenticated(
@@ -216,12 +219,18 @@ def judge_credentials(peer: Leaf, revocations: Revocations, now: datetime, fresh
         return _unauthenticated("REVOKED", f"the certificate of {peer} is revoked")
     state = revocations.freshness(peer.issuer_key_id, now, freshness)
     if state is Freshness.EXPIRED:
-        return _unauthenticated(
-            "STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate"
-        )
+        return _judge_expired(peer, revocations, now, freshness)
     if state is Freshness.UNKNOWN:
         return _unauthenticated("UNKNOWN_REVOCATIONS", f"there is no revocation list for the issuer of {peer}")
     return STALE if state is Freshness.STALE else OK
+
+
+def _judge_expired(peer: Leaf, revocations: Revocations, now: datetime, freshness: FreshnessPolicy) -> Verdict:
+    if not peer.spiffe_id.path.startswith(_OWN_PATH):
+        until = freshness.accepted_until(revocations.lists[peer.issuer_key_id].this_update, peer.validity)
+        if until is not None and now < until:
+            return GRACE
+    return _unauthenticated("STALE_REVOCATIONS", f"the revocation list for the issuer of {peer} is past its nextUpdate")
 
 
 def good_until(peer: Leaf, revocations: Revocations, freshness: FreshnessPolicy) -> datetime:
@@ -229,7 +238,8 @@ def good_until(peer: Leaf, revocations: Revocations, freshness: FreshnessPolicy)
     moment it is never another verdict. Said of a peer whose issuer has a list; ``KeyError`` of any other.
     """
     known = revocations.lists[peer.issuer_key_id]
-    return min(peer.validity.not_after, known.next_update, known.this_update + 2 * freshness.refresh)
+    half = known.this_update + (known.next_update - known.this_update) / 2
+    return min(peer.validity.not_after, half, known.this_update + freshness.stale_after)
 
 
 def judge(
@@ -242,7 +252,11 @@ def judge(
     now: datetime,
     freshness: FreshnessPolicy,
 ) -> Verdict:
-    """The whole judgement of one call: credentials, trust domain, then permission."""
+    """The whole judgement of one call: credentials, trust domain, then permission. Calls of Handfast's own services are judged
+    strictly, whatever ``freshness`` says.
+    """
+    if freshness.max_stale is not None and method.startswith(_OWN_METHODS):
+        freshness = freshness.strict
     verdict = judge_credentials(peer, revocations, now, freshness)
     if not verdict.allowed:
         return verdict

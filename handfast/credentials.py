@@ -45,6 +45,7 @@ class Credentials:
         chain: Iterable[x509.Certificate],
         bundle: TrustBundle,
         crls: Iterable[bytes] = (),
+        revocations: Revocations = EMPTY,
         announced: Iterable[tuple[bytes, int]] = (),
         generation: int = 0,
         now: datetime,
@@ -52,7 +53,8 @@ class Credentials:
         """Checks everything that can be checked without a network, so that a broken set is never published.
 
         The key is the leaf's, the leaf leads to a root of the bundle and is valid at ``now``, the trust domain is the
-        bundle's, each CRL is signed by a CA of the bundle. Does not demand that CRLs are there, or fresh, or that they
+        bundle's, each of ``crls`` is signed by a CA of the bundle; the lists of ``revocations`` were verified before, and are
+        not verified again. Does not demand that CRLs are there, or fresh, or that they
         spare the own leaf: the guard judges that at every call. Raises ``Refused`` or ``Invalid``.
         """
         certificates = tuple(chain)
@@ -68,7 +70,6 @@ class Credentials:
             )
         usage = Usage.CLIENT if Usage.CLIENT in leaf.usages else Usage.SERVER
         verify_leaf(leaf, certificates[1:], bundle.roots, usage=usage, now=now)
-        revocations = EMPTY
         for der in crls:
             revocations = revocations.with_list(RevocationList.verify(der, bundle, now=now))
         return cls(leaf, certificates, key, bundle, revocations.announce(announced), generation)

@@ -8,12 +8,22 @@ from datetime import datetime, timedelta
 
 from handfast.errors import Invalid
 
-__all__ = ["RenewalWindow", "Validity", "format_duration", "parse_duration", "renewal_window"]
+__all__ = [
+    "RENEWAL_FRACTION",
+    "RENEWAL_JITTER",
+    "RenewalWindow",
+    "Validity",
+    "format_duration",
+    "parse_duration",
+    "renewal_window",
+]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+[smhd])+", re.ASCII)
 _PART = re.compile(r"(\d+)([smhd])", re.ASCII)
 _LONGEST = timedelta(days=36500)
+RENEWAL_FRACTION, RENEWAL_JITTER = 0.5, 0.05
+"""Shares of a certificate's life: when it is renewed, and how far around that the moment is drawn."""
 
 
 def parse_duration(text: str) -> timedelta:
@@ -87,7 +97,9 @@ class RenewalWindow:
         return self.opens + (self.closes - self.opens) * min(max(draw, 0.0), 1.0)
 
 
-def renewal_window(validity: Validity, *, fraction: float = 0.5, jitter: float = 0.05) -> RenewalWindow:
+def renewal_window(
+    validity: Validity, *, fraction: float = RENEWAL_FRACTION, jitter: float = RENEWAL_JITTER
+) -> RenewalWindow:
     """Half life, plus and minus ``jitter`` of the whole life (so 10 % wide by default)."""
     life = validity.not_after - validity.not_before
     return RenewalWindow(

@@ -56,8 +56,7 @@ def checked(
             key=key,
             chain=chain,
             bundle=trust.bundle,
-            crls=trust.list_ders(),
-            announced=trust.revocations.announced,
+            revocations=trust.revocations,
             now=now,
         )
     except HandfastError as error:

@@ -14,7 +14,9 @@ from typing import Any
 import grpc.aio
 
 from handfast.credentials import Credentials
+from handfast.crl_history import StepHistory
 from handfast.errors import HandfastError, Invalid, Refused
+from handfast.revocation import Revocations
 from handfast.sources.static import StaticSource
 from handfast.wire import codec
 from handfast.wire.v1 import report_pb2, workload_pb2
@@ -78,6 +80,14 @@ class _Workload(WorkloadServicer):
         self._source = source
         self._generation = generation
         self._look = look
+        self._history = StepHistory()
+        source.subscribe(self._note)
+        self._note(source.peek())
+
+    def _note(self, credentials: Credentials | None) -> None:
+        """Called where the agent publishes: on its event loop, as everything here."""
+        for newest in credentials.revocations.lists.values() if credentials is not None else ():
+            self._history.note(newest)
 
     async def WatchCredentials(  # noqa: N802  # named by the .proto
         self, request: workload_pb2.WatchCredentialsRequest, context: Any
@@ -89,11 +99,15 @@ class _Workload(WorkloadServicer):
         def tell(_credentials: Credentials | None) -> None:
             loop.call_soon_threadsafe(news.set)
 
+        history = self._history if request.crl_changes else None
+        sent: Revocations | None = None
         unsubscribe = self._source.subscribe(tell)
         try:
             while True:
                 news.clear()
-                yield codec.snapshot_to_wire(self._source.peek(), generation=self._generation())
+                present = self._source.peek()
+                yield codec.snapshot_to_wire(present, generation=self._generation(), before=sent, history=history)
+                sent = present.revocations if present is not None else None
                 await news.wait()
         finally:
             unsubscribe()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -50,6 +51,9 @@ class Record:
     connected: bool = False
     unwritten: str = ""
     alarms: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str) -> None:
+        self.alarms[reason] = self.alarms.get(reason, 0) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,9 @@ class Driver:
         self._request: _Request | None = None
         self._ticking = asyncio.Lock()
         self._publishing = asyncio.Lock()
+        self._hearing = asyncio.Lock()
+        # One thread reads lists, and not whichever is idle: each that did would keep the memory that a list takes to read.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lists")
 
     async def start(self) -> None:
         """Reads what a former run left, and serves it when it is still good; the CA need not be there."""
@@ -155,17 +162,32 @@ class Driver:
         if self.plan.state is State.SERVING:
             self.plan = replace(self.plan, renew_at=self._clock.now())
 
-    async def hear(self, news: News) -> None:
-        """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11)."""
-        before = self.trust
-        self.trust, alarms = self.trust.accept(news, self._clock.now())
-        for alarm in alarms:
-            self.alarm(alarm)
+    async def hear(self, news: News) -> bool:
+        """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11).
+
+        False when a revocation list must be had whole, since its change could not be used.
+        """
+        async with self._hearing:
+            before = self.trust
+            self.trust, alarms = await self._accept(news)
         hurried = self._obey(news.order)
         if self.trust != before:
             await self._judge_self()
         elif hurried:
             await self._publish()
+        return not any(alarm.reason == "CRL_CHANGE_UNUSABLE" for alarm in alarms)
+
+    async def _accept(self, news: News) -> tuple[Trust, tuple[HandfastError, ...]]:
+        """Inside :attr:`_hearing`, so that nothing that came meanwhile is lost. Long lists are read beside the event loop."""
+        now = self._clock.now()
+        if self.trust.is_long(news):
+            loop = asyncio.get_running_loop()
+            trust, alarms = await loop.run_in_executor(self._reader, self.trust.accept, news, now)
+        else:
+            trust, alarms = self.trust.accept(news, now)
+        for alarm in alarms:
+            self.alarm(alarm)
+        return trust, alarms
 
     def _obey(self, order: Order | None) -> bool:
         """An order to renew moves our moment forward, once. True when it did."""
@@ -224,9 +246,6 @@ class Driver:
         request = self._asking(self.present.leaf.der)
         try:
             answer = await self._upstream.renew(self.present, request.csr)
-            if self.plan.state is not State.SERVING:
-                _log.warning("an answer came when the agent was %s: dropped", self.plan.state)
-                return
             await self._take(Event.RENEWED, request.key, answer)
         except HandfastError as error:
             self._fail(error)
@@ -248,10 +267,21 @@ class Driver:
         return self._request
 
     async def _take(self, event: Event, key: PrivateKey, answer: Answer, used_token: str = "") -> None:
+        async with self._hearing:
+            trust, _ = await self._accept(answer.news)
+            taken = self._certify(event, key, answer, trust)
+        if not taken:
+            return
+        if used_token:
+            self._remembered = replace(self._remembered, used_token=used_token)
+        await self._publish()
+
+    def _certify(self, event: Event, key: PrivateKey, answer: Answer, trust: Trust) -> bool:
+        """False when the state changed while the answer was on its way."""
         now = self._clock.now()
-        trust, alarms = self.trust.accept(answer.news, now)
-        for alarm in alarms:
-            self.alarm(alarm)
+        if event is Event.RENEWED and self.plan.state is not State.SERVING:
+            _log.warning("an answer came when the agent was %s: dropped", self.plan.state)
+            return False
         self._request = None
         credentials = checked(self.wanted, key, answer.chain, trust, now)
         if trust.revoked(credentials.leaf.issuer_key_id, credentials.leaf.serial):
@@ -267,9 +297,7 @@ class Driver:
         self.trust, self.present = trust, credentials
         self.record.last_success, self.record.last_failure, self.record.last_reason = now, "", ""
         _log.info("%s: %s, valid until %s", event, credentials.leaf, validity.not_after.isoformat())
-        if used_token:
-            self._remembered = replace(self._remembered, used_token=used_token)
-        await self._publish()
+        return True
 
     def _fail(self, error: HandfastError) -> None:
         self.last_error = error
@@ -364,7 +392,7 @@ class Driver:
         _log.error("refused: %s (%s)", error.message, error.reason)
 
     def count(self, reason: str) -> None:
-        self.record.alarms[reason] = self.record.alarms.get(reason, 0) + 1
+        self.record.count(reason)
 
     def _not_after(self) -> str:
         return self.plan.validity.not_after.isoformat() if self.plan.validity else "no time"

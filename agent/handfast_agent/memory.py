@@ -99,6 +99,7 @@ class Outputs:
     def __init__(self, directory: Directory, trust_domain: TrustDomain) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
+        self._crl: tuple[tuple[RevocationList, ...], bytes] = ((), b"")
 
     def prepare(self) -> None:
         self._directory.prepare()
@@ -115,7 +116,7 @@ class Outputs:
         or not: no reader may need it.
         """
         private: dict[str, bytes] = {}
-        public = {"ca.crt": b"", "crl.pem": trust.revocations.pem}
+        public = {"ca.crt": b"", "crl.pem": self._crl_pem(trust.revocations)}
         if trust.bundle is not None:
             public["ca.crt"] = trust.bundle.roots_pem
         if credentials is not None:
@@ -125,6 +126,15 @@ class Outputs:
             public["ocsp.der"] = staple
         public[META] = json.dumps(_meta(trust, renew_at, generation)).encode()
         self._directory.write(generation, private, public)
+
+    def _crl_pem(self, revocations: Revocations) -> bytes:
+        """The same object for the same lists, so that it is neither encoded nor written again."""
+        lists, pem = self._crl
+        now = tuple(revocations.lists.values())
+        if len(lists) != len(now) or any(one is not other for one, other in zip(lists, now, strict=True)):
+            pem = revocations.pem
+            self._crl = (now, pem)
+        return pem
 
     def read(self, now: datetime, marks: Marks) -> Restored:
         """Reads and checks what a former run left. What is broken or expired is as good as absent."""

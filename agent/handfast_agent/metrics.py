@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from handfast.revocation import Freshness
 from handfast_agent.condition import Condition
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -44,6 +45,12 @@ class _Metrics:
         }
         for name, value in gauges.items():
             yield GaugeMetricFamily(f"handfast_agent_{name}", name.replace("_", " "), value=value or 0.0)
+        freshness = GaugeMetricFamily(
+            "handfast_agent_freshness", "1 for the state that the revocation list is in", labels=["state"]
+        )
+        for state in Freshness:
+            freshness.add_metric([str(state)], float(state is now.freshness))
+        yield freshness
         failures = CounterMetricFamily("handfast_agent_failures", "failed attempts and refused news", labels=["reason"])
         for reason, count in self._failures().items():
             failures.add_metric([reason], count)

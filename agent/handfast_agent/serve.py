@@ -16,6 +16,7 @@ from handfast_agent.condition import Condition, condition
 from handfast_agent.config import Config
 from handfast_agent.delivery import serve_socket
 from handfast_agent.driver import Driver
+from handfast_agent.freshness import FreshnessAlarm
 from handfast_agent.hooks import run_hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
@@ -88,7 +89,8 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    steps = {"rotation": agent.driver.tick, "poll": agent.poll}
+    freshness = FreshnessAlarm(agent.look, agent.driver.record)
+    steps = {"rotation": agent.driver.tick, "poll": agent.poll, "freshness": freshness.step}
     if config.stapling:
         steps["stapling"] = agent.stapler.look
     schedule = Schedule(steps, agent.clock)

@@ -29,6 +29,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 READERS_GRACE = 5.0
 """Seconds that a replaced generation stays for readers who are in the middle of it, however many follow."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
+LONG_FILE = 64 * 1024
+"""A public file of more octets that did not change is linked from the generation before, not written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Directory:
         self.path = path
         self._ownership = ownership
         self._replaced: dict[str, float] = {}
+        self._written: tuple[str, Mapping[str, bytes]] = ("", {})
 
     def prepare(self) -> None:
         """Makes the directory (0755 at most), refuses one that others may write to, and sweeps what a crash left."""
@@ -79,7 +82,7 @@ class Directory:
                 raise Broken(f"generation {number} is the present one already", reason="GENERATION_REUSED")
             try:
                 _remove_tree(name, root)
-                self._fill(root, name, private, public)
+                self._fill(root, name, private, public, old)
                 _swap_link(name, DATA, _NEXT, root)
                 self._show(root, {*private, *public})
                 os.fsync(root)
@@ -88,6 +91,7 @@ class Directory:
                     with contextlib.suppress(OSError):
                         _remove_tree(name, root)
                 raise _failed(self.path, number, error) from error
+            self._written = (name, {file: content for file, content in public.items() if len(content) > LONG_FILE})
             self._sweep(root, {name, *self._still_read(old, withdrawn=not private)})
 
     def _still_read(self, old: str | None, *, withdrawn: bool) -> set[str]:
@@ -99,13 +103,18 @@ class Directory:
         self._replaced = {} if withdrawn else recent
         return set(self._replaced)
 
-    def _fill(self, root: int, name: str, private: Mapping[str, bytes], public: Mapping[str, bytes]) -> None:
+    def _fill(
+        self, root: int, name: str, private: Mapping[str, bytes], public: Mapping[str, bytes], old: str | None
+    ) -> None:
+        before, same = self._written if old == self._written[0] else ("", {})
         os.mkdir(name, 0o700, dir_fd=root)
         made = os.open(name, _OPEN_DIR, dir_fd=root)
         try:
             for file, content in private.items():
                 self._write_file(made, file, content, self._ownership.private_mode)
             for file, content in public.items():
+                if same.get(file) is content and _link(f"{before}/{file}", file, root, made):
+                    continue
                 self._write_file(made, file, content, self._ownership.public_mode)
             os.fchown(made, self._ownership.uid, self._ownership.gid)
             os.fchmod(made, 0o755)
@@ -194,6 +203,17 @@ def _swap_link(target: str, name: str, through: str, root: int) -> None:
         os.unlink(through, dir_fd=root)
     os.symlink(target, through, dir_fd=root)
     os.rename(through, name, src_dir_fd=root, dst_dir_fd=root)
+
+
+def _link(old: str, name: str, root: int, directory: int) -> bool:
+    """False when that is no file any more, or the file system has no links."""
+    try:
+        if not stat.S_ISREG(os.stat(old, dir_fd=root, follow_symlinks=False).st_mode):
+            return False
+        os.link(old, name, src_dir_fd=root, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _read(name: str, directory: int) -> bytes:

@@ -14,11 +14,15 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives import hashes
 
 from handfast.bundle import TrustBundle
+from handfast.crl_change import ListStep, unusable
 from handfast.errors import HandfastError, Refused
-from handfast.revocation import EMPTY, RevocationList, Revocations
+from handfast.revocation import EMPTY, RevocationList, Revocations, format_crl_number
 from handfast_agent.order import Order
 
 __all__ = ["BundleMark", "ListMark", "Marks", "News", "Trust"]
+
+LONG_LIST = 64 * 1024
+"""Octets of a list that is taken on a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,14 @@ class ListMark:
         """Raises ``Refused`` with ``CRL_ROLLBACK`` or ``CRL_EQUIVOCATION``."""
         if newer.number < self.number or newer.this_update < self.this_update:
             raise Refused(
-                f"CRL number {newer.number} of {newer.issuer!r} is older than number {self.number}, which was seen before",
+                f"CRL number {format_crl_number(newer.number)} of {newer.issuer!r} is older than number "
+                f"{format_crl_number(self.number)}, which was seen before",
                 reason="CRL_ROLLBACK",
             )
         if newer.number == self.number and hashlib.sha256(newer.der).hexdigest() != self.digest:
             raise Refused(
-                f"two different CRLs of {newer.issuer!r} carry number {self.number}", reason="CRL_EQUIVOCATION"
+                f"two different CRLs of {newer.issuer!r} carry number {format_crl_number(self.number)}",
+                reason="CRL_EQUIVOCATION",
             )
 
 
@@ -79,10 +85,11 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What the CA said, parsed and not yet believed."""
+    """What the CA said, parsed and not yet believed. ``changes`` are steps to newer lists, by issuer key identifier."""
 
     bundle: TrustBundle | None = None
     crls: tuple[bytes, ...] = ()
+    changes: tuple[tuple[bytes, tuple[ListStep, ...]], ...] = ()
     announced: tuple[tuple[bytes, int], ...] = ()
     order: Order | None = None
 
@@ -98,7 +105,9 @@ class Trust:
     def accept(self, news: News, now: datetime) -> tuple[Trust, tuple[HandfastError, ...]]:
         """With everything of ``news`` that is newer and good, and an alarm for each part that was refused.
 
-        One bad part does not keep the others away: a revocation must not be held up by a broken list of another issuer.
+        One bad part does not keep the others away: a revocation must not be held up by a broken list of another issuer. An alarm
+        with the reason ``CRL_CHANGE_UNUSABLE`` asks for the whole list: a change proves nothing by itself, and what it makes
+        counts only when the issuer signed that.
         """
         alarms: list[HandfastError] = []
         trust = self
@@ -110,6 +119,11 @@ class Trust:
         for der in news.crls:
             try:
                 trust = trust._with_list(der, now)
+            except HandfastError as error:
+                alarms.append(error)
+        for issuer_key_id, steps in news.changes:
+            try:
+                trust = trust._with_change(issuer_key_id, steps, now)
             except HandfastError as error:
                 alarms.append(error)
         if news.announced:
@@ -127,13 +141,30 @@ class Trust:
     def _with_list(self, der: bytes, now: datetime) -> Trust:
         if self.bundle is None:
             raise Refused("a CRL came before any bundle", reason="CRL_FOREIGN_ISSUER")
-        newer = RevocationList.verify(der, self.bundle, now=now)
+        if any(known.der == der for known in self.revocations.lists.values()):
+            return self
+        return self._with(RevocationList.verify(der, self.bundle, now=now))
+
+    def _with_change(self, issuer_key_id: bytes, steps: tuple[ListStep, ...], now: datetime) -> Trust:
+        known = self.revocations.lists.get(issuer_key_id)
+        if self.bundle is None or known is None:
+            raise unusable("there is no list of its issuer to take it from")
+        newer = known.after(steps, self.bundle, now=now)
+        return self if newer is known else self._with(newer)
+
+    def _with(self, newer: RevocationList) -> Trust:
         mark = self.marks.lists.get(newer.issuer_key_id)
         if mark is not None:
             mark.check(newer)
         revocations = self.revocations.with_list(newer)
         lists = MappingProxyType({**self.marks.lists, newer.issuer_key_id: ListMark.of(newer)})
         return Trust(self.bundle, revocations, replace(self.marks, lists=lists))
+
+    def is_long(self, news: News) -> bool:
+        """Would taking it hold up an event loop noticeably?"""
+        known = self.revocations.lists
+        changed = (known[key_id].der for key_id, _ in news.changes if key_id in known)
+        return any(len(der) > LONG_LIST for der in (*news.crls, *changed))
 
     def distrusts_everything(self) -> bool:
         """An empty bundle is a statement (SPIFFE bundle, 4.1.3)."""

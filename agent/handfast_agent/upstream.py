@@ -21,6 +21,7 @@ from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId, TrustDomain
 from handfast.lifetime import RenewalWindow
 from handfast.wire import codec
+from handfast.wire.crls import change_from_wire, reader_to_wire
 from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_agent.acceptance import Answer
@@ -55,8 +56,10 @@ class Upstream(Protocol):
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer: ...
 
-    async def get_trust(self, present: Credentials, trust: Trust) -> News:
-        """The whole state, once. ``trust`` is offered as by :meth:`watch_trust`."""
+    async def get_trust(self, present: Credentials, trust: Trust, *, whole: bool = False) -> News:
+        """The state as it is, without the revocation lists that ``present`` has; with them when ``whole``. ``trust`` is offered
+        as by :meth:`watch_trust`.
+        """
         ...
 
     async def report(self, report: report_pb2.StatusReport) -> None:
@@ -64,7 +67,8 @@ class Upstream(Protocol):
         ...
 
     def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
-        """The whole state first, then every change; ends or raises when the connection does.
+        """The state first, without the revocation lists that ``present`` has, then every change; ends or raises when the
+        connection does.
 
         ``trust`` is offered before that, so that a CA which was restored learns from it (threat J9).
         """
@@ -141,19 +145,23 @@ class GrpcUpstream:
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
         async with self._stub(self._peer(present)) as stub:
-            return read_answer(await stub.Renew(authority_pb2.RenewRequest(csr=csr), timeout=CALL_SECONDS))
+            request = authority_pb2.RenewRequest(csr=csr, crl_reader=reader_to_wire(present.revocations))
+            return read_answer(await stub.Renew(request, timeout=CALL_SECONDS))
 
-    async def get_trust(self, present: Credentials, trust: Trust) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust, *, whole: bool = False) -> News:
+        reader = None if whole else reader_to_wire(present.revocations)
         async with self._stub(self._peer(present)) as stub:
             await offer(stub, trust)
-            return read_news(await stub.GetTrust(authority_pb2.GetTrustRequest(), timeout=CALL_SECONDS))
+            request = authority_pb2.GetTrustRequest(crl_reader=reader)
+            return read_news(await stub.GetTrust(request, timeout=CALL_SECONDS))
 
     async def watch_trust(self, present: Credentials, trust: Trust) -> AsyncIterator[News]:
         async with self._stub(self._peer(present)) as stub:
             await offer(stub, trust)
             self._watching = stub
+            request = authority_pb2.WatchTrustRequest(crl_reader=reader_to_wire(present.revocations))
             try:
-                async for update in stub.WatchTrust(authority_pb2.WatchTrustRequest()):
+                async for update in stub.WatchTrust(request):
                     yield read_news(update)
             finally:
                 self._watching = None
@@ -201,6 +209,7 @@ def _parse_news(update: trust_pb2.TrustUpdate) -> News:
     return News(
         bundle=codec.bundle_from_wire(update.bundle) if update.HasField("bundle") else None,
         crls=tuple(crl.der for crl in update.crls),
+        changes=tuple(map(change_from_wire, update.crl_changes)),
         announced=codec.announced_from_wire(update.announced),
         order=_parse_order(update) if update.HasField("reissue") and update.HasField("sent_at") else None,
     )

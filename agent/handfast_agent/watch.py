@@ -1,4 +1,7 @@
-"""Keeps trust fresh: a stream that reconnects with full jitter, and polling as the safety net."""
+"""Keeps trust fresh: a stream that reconnects with full jitter, and polling as the safety net.
+
+Both bring changes of revocation lists. Where one cannot be used, the whole list is asked for at once.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _IDLE = 0.2
 
 
 async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource, draw: Callable[[], float]) -> None:
-    """Every connection begins with the whole state, so what a lost one missed is made good."""
+    """Every connection begins with the state as it is, so what a lost one missed is made good."""
     failures = 0
     while True:
         present = source.peek()
@@ -33,7 +36,8 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
             async for news in upstream.watch_trust(present, driver.trust):
                 driver.record.connected = True
                 failures = 0
-                await driver.hear(news)
+                if not await driver.hear(news):
+                    await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
             _log.info("the CA ended the trust stream")
         except HandfastError as error:
             _log.warning("trust stream lost: %s (%s)", error.message, error.reason)
@@ -49,7 +53,8 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
     if present is None:
         return
     try:
-        await driver.hear(await upstream.get_trust(present, driver.trust))
+        if not await driver.hear(await upstream.get_trust(present, driver.trust)):
+            await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)
         await driver.heed(error, present.leaf)

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -40,7 +41,7 @@ from handfast_ca.lint import IssuerFacts, lint
 from handfast_ca.mass_revoker import MassRevoker
 from handfast_ca.ocsp.responder import Responder
 from handfast_ca.ocsp.signer import Signers
-from handfast_ca.profile import Profile
+from handfast_ca.profile import DEFAULT_PROFILE, Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.quarantine import Quarantine
 from handfast_ca.quorum import EVERYBODY, Quorum
@@ -66,7 +67,6 @@ Facts = dict[str, AuditValue]
 ATTEMPTS = 4
 """An entry that changed under our hands, or a serial that exists already, costs another round: at most so many."""
 MAX_CACHED_ENTRIES = 10_000
-DEFAULT_PROFILE = Profile()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class Authority:
         self.begin_reissue = self._reissuer.begin
         self.reissue_order = self._reissuer.order
         self.reissue_timeline = self._reissuer.timeline
-        self.publish_crl = self._publisher.publish
+        self.publish_crl = partial(self._publisher.publish, compare=True)
 
     # --- asking for a certificate -----------------------------------------------------------------------------------
 

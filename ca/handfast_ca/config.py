@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import yaml
 from handfast.errors import HandfastError, Invalid, ViolationsCollector
 from handfast.identity import SpiffeId, TrustDomain, parse_dns_name
 from handfast.lifetime import parse_duration
+from handfast_ca.profile import DEFAULT_PROFILE, Profile
 from handfast_ca.quorum import EVERYBODY, Quorum
 from handfast_ca.quotas import DEFAULT_QUOTAS, MOST, Quota, Quotas
 from handfast_ca.urls import PublicUrls
@@ -30,9 +31,17 @@ _TOP = (
     "state",
     "operators",
     "limits",
+    "profile",
     "restore",
     "ocsp",
 )
+_PROFILE = {
+    "longest_lifetime": "longest",
+    "backdate": "backdate",
+    "crl_validity": "crl_validity",
+    "publish_every": "publish_every",
+}
+"""Keys of `profile`, and what they are called in :class:`Profile`."""
 _LISTEN = {"grpc": "127.0.0.1:7443", "enrol": "127.0.0.1:7444", "http": "127.0.0.1:7080"}
 
 
@@ -65,6 +74,7 @@ class Config:
     state: Path
     operators: tuple[SpiffeId, ...]
     limits: Quotas = DEFAULT_QUOTAS
+    profile: Profile = DEFAULT_PROFILE
     quorum: Quorum = EVERYBODY
 
 
@@ -132,6 +142,7 @@ class _Reader:
             "state": self._path("state", self._values.get("state")),
         }
         limits = self._limits(self._section("limits"))
+        profile = self._profile(self._section("profile"))
         quorum = self._quorum(self._section("restore"))
         names = self._each("server_names", parse_dns_name)
         self._found.raise_if_any(f"the configuration {path} is not valid", kind=Invalid)
@@ -147,6 +158,7 @@ class _Reader:
             passphrase_file=None if passphrase is None else self._path("issuer.passphrase_file", passphrase),
             operators=operators,
             limits=limits,
+            profile=profile,
             quorum=quorum,
             **paths,
         )
@@ -189,6 +201,27 @@ class _Reader:
         self._known("limits.", values, tuple(defaults))
         given = {name: self._limit(name, values[name], defaults[name]) for name in defaults if name in values}
         return Quotas(**{**defaults, **given})
+
+    def _profile(self, values: Mapping[str, Any]) -> Profile:
+        """What is not given follows from the longest lifetime. Both fuses are checked here (threat D4: no CRL that covers less
+        than it must)."""
+        self._known("profile.", values, tuple(_PROFILE))
+        given = {
+            _PROFILE[key]: self._parsed(f"profile.{key}", value, parse_duration)
+            for key, value in values.items()
+            if key in _PROFILE
+        }
+        if None in given.values():
+            return DEFAULT_PROFILE
+        try:
+            longest = given.get("longest")
+            fitting = DEFAULT_PROFILE if longest is None else Profile.for_lifetime(longest)
+            return replace(fitting, **given)
+        except Invalid as error:
+            names = {field: key for key, field in _PROFILE.items()}
+            for one in error.violations:
+                self._found.add(f"profile.{names[one.field]}", one.reason, one.description)
+            return DEFAULT_PROFILE
 
     def _limit(self, name: str, value: Any, default: Quota | int) -> Quota | int:
         if not isinstance(default, Quota):

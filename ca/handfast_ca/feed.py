@@ -13,6 +13,8 @@ from datetime import datetime
 from types import MappingProxyType
 
 from handfast.bundle import TrustBundle
+from handfast.crl_change import ListStep
+from handfast.crl_history import StepHistory
 from handfast.revocation import Reason, RevocationList
 from handfast_ca.incident import Reissue
 
@@ -48,7 +50,10 @@ class TrustState:
 
 @dataclass(frozen=True, slots=True)
 class TrustChange:
-    """What changed since the last message of one stream; everything when ``whole``. ``bundle`` None: unchanged."""
+    """What changed since the last message of one stream; everything when ``whole``. ``bundle`` None: unchanged.
+
+    ``steps`` lead to those of ``crls`` that can be told of so, from the lists that the last message brought, by issuer.
+    """
 
     whole: bool
     revision: int
@@ -56,22 +61,30 @@ class TrustChange:
     crls: tuple[RevocationList, ...]
     announced: tuple[Announcement, ...]
     reissue: Reissue | None = None
+    steps: Mapping[bytes, tuple[ListStep, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def whole_of(cls, state: TrustState) -> TrustChange:
         return cls(True, state.revision, state.bundle, tuple(state.crls.values()), state.announced, state.reissue)
 
     @classmethod
-    def between(cls, old: TrustState, new: TrustState) -> TrustChange:
+    def between(cls, old: TrustState, new: TrustState, history: StepHistory) -> TrustChange:
         """An announcement leaves ``announced`` only with a CRL that carries it, so the difference loses nothing."""
         known = frozenset(old.announced)
+        crls = tuple(crl for key_id, crl in new.crls.items() if old.crls.get(key_id) is not crl)
+        steps = {
+            crl.issuer_key_id: history.steps(old.crls[crl.issuer_key_id].number, crl)
+            for crl in crls
+            if crl.issuer_key_id in old.crls
+        }
         return cls(
             whole=False,
             revision=new.revision,
             bundle=None if new.bundle is old.bundle else new.bundle,
-            crls=tuple(crl for key_id, crl in new.crls.items() if old.crls.get(key_id) is not crl),
+            crls=crls,
             announced=tuple(news for news in new.announced if news not in known),
             reissue=None if new.reissue == old.reissue else new.reissue,
+            steps=MappingProxyType({key_id: found for key_id, found in steps.items() if found}),
         )
 
 
@@ -88,6 +101,7 @@ class Feed:
         self._changed = asyncio.Event()
         self._latest: tuple[TrustState, TrustChange] | None = None
         self._watchers = 0
+        self.history = StepHistory()
 
     @property
     def state(self) -> TrustState:
@@ -117,6 +131,7 @@ class Feed:
             for news in self._state.announced
             if news.issuer_key_id != crl.issuer_key_id or news.serial not in crl.serials
         )
+        self.history.note(crl)
         crls = MappingProxyType({**self._state.crls, crl.issuer_key_id: crl})
         self._become(replace(self._state, crls=crls, announced=announced))
 
@@ -155,7 +170,7 @@ class Feed:
 
     def _between(self, old: TrustState, new: TrustState) -> TrustChange:
         if self._latest is None or self._latest[0] is not old or self._latest[1].revision != new.revision:
-            self._latest = (old, TrustChange.between(old, new))
+            self._latest = (old, TrustChange.between(old, new, self.history))
         return self._latest[1]
 
 

@@ -158,12 +158,22 @@ class RevokedEntry:
 
 @dataclass(frozen=True, slots=True)
 class CrlPlan:
-    """What the next CRL of an issuer must say. ``number`` is spent, whether or not the CRL gets signed."""
+    """What the next CRL of an issuer must say. ``number`` is spent, whether or not the CRL gets signed.
+
+    Told as a difference from the list numbered ``base``: ``entries`` come, ``removed`` leave, ``total`` are on it then. Base 0
+    is the list without entries, so that ``entries`` are all. ``unlisted`` are those of ``entries`` that no recorded list has
+    had. ``turn`` is the number of the list that was the newest when this was planned.
+    """
 
     issuer_key_id: bytes
     number: int
     this_update: datetime
     entries: tuple[RevokedEntry, ...]
+    base: int = 0
+    removed: tuple[int, ...] = ()
+    total: int = 0
+    unlisted: tuple[int, ...] = ()
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,17 +287,22 @@ class RevocationBook(Protocol):
         """
         ...
 
-    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
+    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime, base: int = 0) -> CrlPlan:
         """The next number, and ``this_update = max(last + 1 s, now - 30 s)``, never ahead of ``now``
         (``Exhausted`` ``CRL_TOO_SOON`` when thirty were spent in this second: share the next one). Numbers are
         ``epoch * 2^64 + sequence`` (RFC 5280, 5.2.3: 20 octets at most), the epoch being the mark :data:`CRL_EPOCH`.
 
-        ``entries`` are all revoked serials of the issuer, except those that a recorded CRL with a thisUpdate past their
-        notAfter has carried."""
+        On it are all revoked serials of the issuer, except those that a recorded CRL with a thisUpdate past their
+        notAfter has carried. ``base`` is the number of the list that the caller has: when it is the newest that was recorded,
+        only the difference is looked up, at the cost of what changed; else the plan is whole. Numbers are
+        ``epoch * 2^64 + sequence`` (RFC 5280, 5.2.3: 20 octets at most), the epoch being the mark :data:`CRL_EPOCH`."""
         ...
 
     async def record_crl(self, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
-        """Keeps the newest CRL, and notes which expired certificates it carried."""
+        """Keeps the newest CRL, and notes which expired certificates it carried.
+
+        ``Conflict`` (``CRL_OUT_OF_TURN``) when another list was recorded since the plan was made: this one must not be
+        published, whoever signed it (threat J5). ``Invalid`` (``CRL_UNPLANNED``)."""
         ...
 
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None: ...

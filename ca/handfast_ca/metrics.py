@@ -162,7 +162,9 @@ class _State:
         crl = authority.trust().crls.get(authority.issuer.key_id)
         if crl is not None:
             yield _gauge("crl_age_seconds", "Since the CRL was signed", (now - crl.this_update).total_seconds())
-            yield _gauge("crl_number", "Number of the present CRL", crl.number)
+            epoch, sequence = divmod(crl.number, 1 << 64)
+            yield _gauge("crl_epoch", "Epoch of the present CRL's number, which a restore raises", epoch)
+            yield _gauge("crl_number", "Number of the present CRL in its epoch", sequence)
             yield _gauge("crl_entries", "Certificates on the present CRL", len(crl.serials))
             yield _gauge("crl_next_update_timestamp_seconds", "When it expires", crl.next_update.timestamp())
         signer = authority.responder.signers.present(now)

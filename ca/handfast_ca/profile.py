@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from handfast.errors import Invalid, Refused, ViolationsCollector
-from handfast.lifetime import Validity, format_duration
+from handfast.lifetime import RENEWAL_FRACTION, RENEWAL_JITTER, Validity, format_duration
+from handfast.revocation import REFRESHES
 from handfast_ca.registration import MINIMUM_LIFETIME
 
-__all__ = ["LONGEST_BACKDATE", "ONE_SECOND", "Profile"]
+__all__ = ["DEFAULT_PROFILE", "LONGEST_BACKDATE", "ONE_SECOND", "Profile"]
 
 LONGEST_BACKDATE = timedelta(minutes=5)
 ONE_SECOND = timedelta(seconds=1)
-OUTAGE_SHARE = 0.45
-"""Of a leaf's life: what the unluckiest agent has left when it renews, at half life and 5 % later. A CRL that ends before
-takes the mesh down while every certificate in it is still good.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +23,24 @@ class Profile:
     ``longest`` bounds every leaf, whatever its entry says. ``backdate`` hides clock skew between hosts; a leaf whose
     life is shorter than ten times of it is backdated by a tenth of its life, so that half of it is still ahead when
     it arrives.
+
+    A mesh has two fuses that burn when the CA is away: certificates that are not renewed, and revocation lists that are not. A
+    leaf was renewed at the latest ``1 - f - j`` of its life before its end (f, j: :data:`RENEWAL_FRACTION`,
+    :data:`RENEWAL_JITTER`). A list that lives shorter than that takes the mesh down before its certificates do; one that lives
+    longer than a leaf says nothing that the leaf's expiry does not. A new list is made at least four times in its life, so that
+    some may be missed.
     """
 
     longest: timedelta = timedelta(hours=24)
     backdate: timedelta = timedelta(seconds=30)
     crl_validity: timedelta = timedelta(hours=12)
+    publish_every: timedelta = timedelta(hours=1)
+
+    @classmethod
+    def for_lifetime(cls, longest: timedelta) -> Profile:
+        """What fits leaves of at most ``longest``: lists live half as long, and are made anew every hour, or oftener."""
+        half = longest / 2
+        return cls(longest=longest, crl_validity=half, publish_every=min(timedelta(hours=1), half / REFRESHES))
 
     def __post_init__(self) -> None:
         found = ViolationsCollector()
@@ -52,14 +62,33 @@ class Profile:
                 "CRL_VALIDITY",
                 f"CRL validity {format_duration(self.crl_validity)} is below {format_duration(MINIMUM_LIFETIME)}",
             )
-        elif not self.longest * OUTAGE_SHARE <= self.crl_validity <= self.longest:
+        self._check_fuses(found)
+        found.raise_if_any("the profile is not valid", kind=Invalid)
+
+    def _check_fuses(self, found: ViolationsCollector) -> None:
+        """Says how it was reckoned, so that nobody needs to guess which of the numbers to change."""
+        share = 1 - RENEWAL_FRACTION - RENEWAL_JITTER
+        least, validity, longest = self.longest * share, *map(format_duration, (self.crl_validity, self.longest))
+        if self.crl_validity < least:
             found.add(
                 "crl_validity",
-                "CRL_VALIDITY",
-                f"CRL validity {format_duration(self.crl_validity)} is not between {format_duration(self.longest * OUTAGE_SHARE)}, "
-                f"what a leaf of {format_duration(self.longest)} has left when it is renewed, and that life itself",
+                "CRL_FUSE",
+                f"CRL validity {validity} is below {format_duration(least)} = (1 - {RENEWAL_FRACTION} - {RENEWAL_JITTER}) * "
+                f"{longest}, the longest lifetime: without the CA lists would end before the certificates do",
             )
-        found.raise_if_any("the profile is not valid", kind=Invalid)
+        if self.crl_validity > self.longest:
+            found.add(
+                "crl_validity",
+                "CRL_FUSE",
+                f"CRL validity {validity} exceeds the longest lifetime {longest}: an old list would outlive every certificate",
+            )
+        if not timedelta() < self.publish_every <= self.crl_validity / REFRESHES:
+            found.add(
+                "publish_every",
+                "CRL_INTERVAL",
+                f"a CRL every {format_duration(self.publish_every)} is not one every "
+                f"{format_duration(self.crl_validity / REFRESHES)} = {validity} / {REFRESHES}, or oftener",
+            )
 
     def validity(self, lifetime: timedelta, *, now: datetime, issuer_not_after: datetime) -> Validity:
         """Both ends of a leaf, picked by the CA alone (threat A16): ``lifetime`` counts the last second (RFC 5280,
@@ -80,3 +109,6 @@ class Profile:
                 hint="`handfast ca rotate prepare` makes the next issuing CA",
             )
         return Validity(not_before, min(wanted, latest))
+
+
+DEFAULT_PROFILE = Profile()

@@ -175,8 +175,8 @@ def _carry(scratch: Path, config: Config, ledger: Path, trail: Path, now: dateti
         carried = carry_forward(ledger, older)
     else:
         carried = None
-        leap_numbers(older)
         quarantine(older, now)
+    leap_numbers(older, now)
     recorded = 0
     if trail.exists():
         issuer = load_certificates((scratch / "issuer.crt").read_bytes())[0]

@@ -111,6 +111,7 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
             ledger=ledger,
             audit=audit,
             clock=clock,
+            profile=config.profile,
             urls=config.urls,
             reserved=_reserved(config),
             root_crls=(root_crl,),
@@ -245,7 +246,7 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     )
     now = authority.time.wall()
     life = source.current().leaf.validity.duration
-    scheduler.add_job(authority.publish_crl, "interval", hours=1)
+    scheduler.add_job(authority.publish_crl, "interval", seconds=authority.profile.publish_every.total_seconds())
     scheduler.add_job(authority.forget_expired, "interval", hours=1)
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)

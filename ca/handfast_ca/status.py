@@ -10,7 +10,7 @@ from cryptography import x509
 
 from handfast.errors import HandfastError
 from handfast.lifetime import format_duration
-from handfast.revocation import RevocationList
+from handfast.revocation import RevocationList, format_crl_number
 
 __all__ = ["THRESHOLDS", "Level", "StatusLine", "crl_line", "expiry_threshold", "issuer_line", "status_lines"]
 
@@ -93,7 +93,7 @@ def crl_line(crl: RevocationList | None, now: datetime) -> StatusLine:
     """Fails when verifiers refuse the list, warns when half of its validity is gone: it is renewed long before."""
     if crl is None:
         return StatusLine("revocation", "crl", Level.FAILED, "no CRL was signed yet", "the log says why")
-    detail = f"number {crl.number} with {len(crl.serials)} entries, next by {crl.next_update:%Y-%m-%dT%H:%M:%SZ}"
+    detail = f"number {format_crl_number(crl.number)} with {len(crl.serials)} entries, next by {crl.next_update:%Y-%m-%dT%H:%M:%SZ}"
     if now >= crl.next_update:
         return StatusLine(
             "revocation", "crl", Level.FAILED, f"expired: {detail}", "the log says why it was not renewed"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from handfast.cli.checks import Check, Level, any_failed, print_checks
+from handfast.cli.crl import shown_number
 from handfast.cli.exits import Exit
 from handfast.cli.output import Column, Row, emit, output_option, print_document
 from handfast.cli.session import pages, registry
@@ -25,7 +26,7 @@ _PAGE = 500
 def _subject(row: Row) -> object:
     """Whom or what the decision was about."""
     if "crl_number" in row:
-        return f"CRL {row['crl_number']}, {row.get('entries', 0)} entries"
+        return f"CRL {shown_number(row['crl_number'])}, {row.get('entries', 0)} entries"
     if row.get("count") is not None and "serials" in row:
         return f"{row['count']} certificates: {row.get('detail', '')}"
     return row.get("spiffe_id") or row.get("serial") or row.get("serials") or row.get("detail")

@@ -11,11 +11,11 @@ from handfast.cli.output import Column, emit, note, output_option, shown_time
 from handfast.cli.session import trust_update
 from handfast.errors import NotFound
 
-__all__ = ["crl"]
+__all__ = ["crl", "shown_number"]
 
 COLUMNS = [
     Column("issuer", "issuer"),
-    Column("number", "number"),
+    Column("number", lambda row: shown_number(row["number"])),
     Column("this update", "this_update"),
     Column("next update", "next_update"),
     Column("revoked", "revoked"),
@@ -62,6 +62,13 @@ def download(ctx: click.Context, file: Path | None, der: bool, issuer: str) -> N
     write_result(file, b"".join(one.public_bytes(encoding) for one in lists))
     if file:
         note(f"{len(lists)} list{'s' * (len(lists) != 1)} written to {file}")
+
+
+def shown_number(decimal: str) -> str:
+    """For people; programs get the decimal number, which may be larger than 64 bits."""
+    from handfast.revocation import format_crl_number
+
+    return format_crl_number(int(decimal)) if decimal else ""
 
 
 def row(one: Any) -> dict[str, Any]:

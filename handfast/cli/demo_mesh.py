@@ -115,6 +115,10 @@ class Mesh:
         return self.folder / "ca" / "operator" / "context.yaml"
 
     def start_ca(self) -> None:
+        self.init_ca()
+        self.serve_ca()
+
+    def init_ca(self) -> None:
         self.run(
             *("ca", "init", "ca", "--trust-domain", TRUST_DOMAIN, "--no-passphrase", "--no-write-context"),
             *("--grpc", self.grpc, "--enrol", self.enrol, "--http", self.http),
@@ -122,6 +126,8 @@ class Mesh:
         # Nobody renews every 300 ms but a demonstration.
         with (self.folder / "ca" / "handfast.yaml").open("a", encoding="utf-8") as config:
             yaml.safe_dump({"limits": {"renewals_per_identity": {"burst": 1000, "per_minute": 1000}}}, config)
+
+    def serve_ca(self) -> None:
         self._start("ca", [*HANDFAST, "ca", "serve", "--config", "ca/handfast.yaml"])
         wait_for(self._is_ready, "the CA's readiness")
 

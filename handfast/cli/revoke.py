@@ -9,6 +9,7 @@ import click
 
 from handfast.certificates import format_serial, parse_serial
 from handfast.cli.confirmation import CONFIRMED, confirmations, wait_confirmed
+from handfast.cli.crl import shown_number
 from handfast.cli.exits import Exit
 from handfast.cli.mass_revocation import DONE, parse_time, revoked, survey
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
@@ -27,7 +28,7 @@ COLUMNS = [
     Column("serials", "serials"),
     Column("revoked", "revoked_at"),
     Column("reason", "reason"),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row["crl_number"])),
     Column("told watchers", "watchers"),
 ]
 

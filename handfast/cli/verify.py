@@ -189,7 +189,7 @@ def _verify_revocation(
         )
         return
     from handfast.bundle import TrustBundle
-    from handfast.revocation import Freshness
+    from handfast.revocation import Freshness, format_crl_number
 
     signers = TrustBundle(bundle.trust_domain, bundle.roots, (*bundle.issuers, *chain[1:]))
     try:
@@ -224,7 +224,12 @@ def _verify_revocation(
             "`handfast crl download` gets a new one",
         )
     else:
-        yield Check(group, "revocation", Level.OK, f"not on list number {known.lists[leaf.issuer_key_id].number}")
+        yield Check(
+            group,
+            "revocation",
+            Level.OK,
+            f"not on list number {format_crl_number(known.lists[leaf.issuer_key_id].number)}",
+        )
 
 
 def _verify_ocsp(group: str, leaf: Leaf, issuers: tuple[x509.Certificate, ...], der: bytes, now: datetime) -> Check:

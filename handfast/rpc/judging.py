@@ -11,7 +11,6 @@ moment at which time alone could change it, and not longer: a new snapshot is ju
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,18 +19,18 @@ from datetime import datetime
 from threading import Lock
 from typing import Protocol
 
-from handfast.access import STALE, AccessPolicy, Verdict, good_until, judge, not_allowed
+from handfast.access import OK, AccessPolicy, Verdict, good_until, judge, not_allowed
 from handfast.bundle import TrustBundle
 from handfast.certificates import Leaf, Usage, load_certificates, pem_chain, verify_leaf
 from handfast.clock import Clock
 from handfast.credentials import Credentials, Source
 from handfast.errors import Forbidden, HandfastError, Unauthenticated, Unavailable
-from handfast.revocation import FreshnessPolicy, Revocations
+from handfast.overdue import OverdueAlarm
+from handfast.revocation import FreshnessPolicy
 from handfast.rpc.caller import Caller
 
 __all__ = ["AuthContext", "CallContext", "GuardObserver", "Judge", "OnRefusal", "refusal"]
 
-_log = logging.getLogger(__name__)
 AuthContext = Mapping[str, Sequence[bytes]]
 CACHED_PEERS = 4096
 _Known = tuple[Leaf, bytes, TrustBundle]
@@ -82,7 +81,7 @@ class Judge:
         self._peers = _Peers()
         self._on_refusal = on_refusal
         self._standing: _Standing | None = None
-        self._alarmed: dict[bytes, int] = {}
+        self._alarm = OverdueAlarm(freshness)
 
     def admit(self, context: CallContext, method: str) -> Caller | None:
         """The proven caller, or None on an open method without a certificate. Raises ``Unauthenticated`` or ``Forbidden``."""
@@ -146,8 +145,8 @@ class Judge:
         )
         if not verdict.allowed:
             raise refusal(verdict)
-        if verdict is STALE:
-            self._alarm(leaf, snapshot.revocations)
+        if verdict is not OK:
+            self._alarm.raise_for(leaf, snapshot.revocations, verdict)
         if now.timestamp() > snapshot.leaf.expires_at:
             raise Unavailable(
                 f"this server's own certificate expired at {snapshot.leaf.validity.not_after:%Y-%m-%dT%H:%M:%SZ}",
@@ -155,7 +154,7 @@ class Judge:
                 hint="does its agent reach the CA? `handfast agent status` shows what it waits for",
             )
         caller = Caller(leaf)
-        if verdict is not STALE:
+        if verdict is OK:  # what is overdue is judged at every call, so that no grace outlives its bound
             until = min(good_until(leaf, snapshot.revocations, self._freshness), snapshot.leaf.validity.not_after)
             standing.keep(pem, _Good(caller, intermediates, leaf.validity.not_before, until))
         return caller
@@ -179,20 +178,6 @@ class Judge:
         if not self._policy.permits(leaf.spiffe_id, method):
             return Forbidden(f"{leaf.spiffe_id} may no longer call {method}", reason="NOT_ALLOWED")
         return None
-
-    def _alarm(self, leaf: Leaf, revocations: Revocations) -> None:
-        """Says once for each list that it is overdue."""
-        overdue = revocations.lists[leaf.issuer_key_id]
-        if self._alarmed.get(leaf.issuer_key_id) == overdue.number:
-            return
-        self._alarmed[leaf.issuer_key_id] = overdue.number
-        _log.warning(
-            "revocation list %d of %s is overdue since %s; callers are refused from %s on",
-            overdue.number,
-            overdue.issuer,
-            overdue.this_update + 2 * self._freshness.refresh,
-            overdue.next_update,
-        )
 
     def now(self) -> float:
         return self._clock.now().timestamp()

@@ -28,6 +28,7 @@ from handfast.clock import Clock
 from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError, Invalid, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
+from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
 from handfast.rpc.folder import private_folder
 from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
@@ -95,6 +96,7 @@ class Tunnel:
         self._peer = peer
         self._clock = clock
         self._freshness = freshness
+        self._alarm = OverdueAlarm(freshness)
         self._on_connected = on_connected
         self._news = asyncio.Event()
         self._serving: set[asyncio.Task[None]] = set()
@@ -188,6 +190,8 @@ class Tunnel:
         verdict = judge_credentials(leaf, snapshot.revocations, now, self._freshness)
         if not verdict.allowed:
             raise Unauthenticated(verdict.message, reason=verdict.reason)
+        if verdict.reason != "OK":
+            self._alarm.raise_for(leaf, snapshot.revocations, verdict)
 
     async def _watch(self, leaf: Leaf) -> None:
         """Ends when the server must not be spoken to any more."""

@@ -81,13 +81,14 @@ class DirectorySource:
         now = self._clock.now()
         lists = split_pem(_bytes(root / "crl.pem")) if (root / "crl.pem").exists() else ()
         for der in lists:
-            known = known.with_list(RevocationList.verify(der, bundle, now=now))
+            if not any(one.der == der for one in known.lists.values()):
+                known = known.with_list(RevocationList.verify(der, bundle, now=now))
         self._generation += 1
         return Credentials.build(
             key=load_private_key(_bytes(root / "tls.key")),
             chain=chain,
             bundle=bundle,
-            crls=[one.der for one in known.lists.values()],
+            revocations=known,
             generation=self._generation,
             now=now,
         )

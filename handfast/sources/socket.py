@@ -1,4 +1,5 @@
-"""Credentials from the agent beside us: one whole snapshot at every change, over its Unix socket."""
+"""Credentials from the agent beside us: one whole snapshot at every change, over its Unix socket. Of revocation lists only what
+changed is sent; each is put together and verified here, on a thread of its own, and calls see the swap of one reference."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from handfast.access import AccessPolicy
 from handfast.clock import Clock, SystemClock
 from handfast.credentials import Credentials, Subscriber
 from handfast.errors import HandfastError, Unavailable
-from handfast.revocation import Revocations
+from handfast.revocation import EMPTY, Revocations
 from handfast.sources.static import StaticSource
 from handfast.wire.codec import snapshot_from_wire
 from handfast.wire.reports import service_report
@@ -51,6 +52,7 @@ class SocketSource:
         self._path = Path(path)
         self._clock = clock or SystemClock()
         self._holder = StaticSource()
+        self._lists = EMPTY
         self._answered = threading.Event()
         self._arrived = threading.Event()
         self._closed = threading.Event()
@@ -107,20 +109,27 @@ class SocketSource:
 
     def _follow(self) -> None:
         while not self._closed.is_set():
+            self._lists = EMPTY
             with contextlib.suppress(grpc.RpcError, ValueError):  # it went away; or we closed the channel
-                stream = self._stub.WatchCredentials(WatchCredentialsRequest(), metadata=_HEADER, wait_for_ready=True)
+                asked = WatchCredentialsRequest(crl_changes=True)
+                stream = self._stub.WatchCredentials(asked, metadata=_HEADER, wait_for_ready=True)
                 for message in stream:
-                    self._take(message)
+                    if not self._take(message):
+                        stream.cancel()  # the next one begins with everything
+                        break
             self._closed.wait(_PAUSE)
 
-    def _take(self, message: CredentialsSnapshot) -> None:
+    def _take(self, message: CredentialsSnapshot) -> bool:
+        """False when it tells of a change that leads nowhere from what this stream said before."""
         self._answered.set()
+        present = self._holder.peek()
+        before = self._lists if self._lists.lists or present is None else present.revocations
         try:
-            fresh = snapshot_from_wire(message, now=self._clock.now())
+            fresh = snapshot_from_wire(message, now=self._clock.now(), before=before)
         except HandfastError as error:
             _log.error("the new credentials of the agent are not used: %s", error.message)
-            return
-        present = self._holder.peek()
+            return error.reason != "CRL_CHANGE_UNUSABLE"
+        self._lists = EMPTY if fresh is None else fresh.revocations
         if fresh is not None and present is not None:
             fresh = replace(fresh, revocations=_forward(fresh.revocations, present.revocations))
         if fresh is not None or present is not None:
@@ -128,6 +137,7 @@ class SocketSource:
         if fresh is not None:
             self._arrived.set()
             self._report()
+        return True
 
 
 def _forward(fresh: Revocations, known: Revocations) -> Revocations:

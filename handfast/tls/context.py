@@ -21,6 +21,7 @@ from handfast.clock import Clock, SystemClock
 from handfast.credentials import Credentials, Source
 from handfast.errors import HandfastError, Unauthenticated
 from handfast.identity import SpiffeId
+from handfast.overdue import OverdueAlarm
 from handfast.revocation import FreshnessPolicy
 
 __all__ = ["JudgedContext", "client_context", "server_context"]
@@ -82,6 +83,7 @@ class _Judging:
         self._expected = expected
         self._clock = clock
         self._freshness = freshness
+        self._alarm = OverdueAlarm(freshness)
 
     def judge(self, leaf: Leaf, snapshot: Credentials, *, first: bool) -> None:
         """Raises a ``HandfastError``. A list past its nextUpdate keeps out new connections only, as in the guard."""
@@ -91,6 +93,8 @@ class _Judging:
         verdict = judge_credentials(leaf, snapshot.revocations, now, self._freshness)
         if not verdict.allowed and (first or verdict.reason != "STALE_REVOCATIONS"):
             raise Unauthenticated(verdict.message, reason=verdict.reason)
+        if verdict.allowed and verdict.reason != "OK":
+            self._alarm.raise_for(leaf, snapshot.revocations, verdict)
         if self._expected is not None and leaf.spiffe_id != self._expected:
             raise Unauthenticated(f"the peer is {leaf.spiffe_id}, not {self._expected}", reason="WRONG_IDENTITY")
         if leaf.spiffe_id.trust_domain != bundle.trust_domain:

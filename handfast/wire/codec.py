@@ -24,10 +24,12 @@ from grpc_status import rpc_status
 from handfast import errors
 from handfast.bundle import TrustBundle
 from handfast.credentials import Credentials
+from handfast.crl_history import StepHistory
 from handfast.errors import HandfastError, Invalid, Violation
 from handfast.identity import TrustDomain
 from handfast.keys import dump_private_key_der, load_private_key
-from handfast.revocation import Revocations
+from handfast.revocation import EMPTY, Revocations
+from handfast.wire.crls import lists_from_snapshot, put_lists
 from handfast.wire.v1 import trust_pb2, workload_pb2
 
 __all__ = [
@@ -257,29 +259,47 @@ def announced_from_wire(messages: Iterable[trust_pb2.Revocation]) -> tuple[tuple
     return tuple((message.issuer_key_id, serial_from_bytes(message.serial)) for message in messages)
 
 
-def snapshot_to_wire(credentials: Credentials | None, *, generation: int = 0) -> workload_pb2.CredentialsSnapshot:
-    """None is a withdrawal: a snapshot with nothing in it but its generation."""
+def snapshot_to_wire(
+    credentials: Credentials | None,
+    *,
+    generation: int = 0,
+    before: Revocations | None = None,
+    history: StepHistory | None = None,
+) -> workload_pb2.CredentialsSnapshot:
+    """None is a withdrawal: a snapshot with nothing in it but its generation.
+
+    With ``history`` it is for a reader that takes changes of lists, and was sent ``before``.
+    """
     if credentials is None:
         return workload_pb2.CredentialsSnapshot(generation=generation)
-    return workload_pb2.CredentialsSnapshot(
+    message = workload_pb2.CredentialsSnapshot(
         generation=credentials.generation,
         private_key=dump_private_key_der(credentials.key),
         chain=[der(certificate) for certificate in credentials.chain],
         bundle=bundle_to_wire(credentials.bundle),
-        crls=crls_to_wire(credentials.revocations),
+        crls=crls_to_wire(credentials.revocations) if history is None else (),
         announced=announced_to_wire(credentials.revocations.announced),
     )
+    if history is not None:
+        put_lists(message, credentials.revocations, before or EMPTY, history)
+    return message
 
 
-def snapshot_from_wire(message: workload_pb2.CredentialsSnapshot, *, now: datetime) -> Credentials | None:
-    """Checks all that :meth:`Credentials.build` checks. None means that the agent withdrew the credentials."""
+def snapshot_from_wire(
+    message: workload_pb2.CredentialsSnapshot, *, now: datetime, before: Revocations = EMPTY
+) -> Credentials | None:
+    """Checks all that :meth:`Credentials.build` checks. None means that the agent withdrew the credentials.
+
+    ``before`` are the lists that came before on the same stream, for a snapshot that only tells of changes.
+    """
     if not message.chain and not message.private_key:
         return None
+    bundle = bundle_from_wire(message.bundle)
     return Credentials.build(
         key=load_private_key(message.private_key),
         chain=certificates_from_wire(message.chain),
-        bundle=bundle_from_wire(message.bundle),
-        crls=[crl.der for crl in message.crls],
+        bundle=bundle,
+        revocations=lists_from_snapshot(message, before, bundle, now),
         announced=announced_from_wire(message.announced),
         generation=message.generation,
         now=now,

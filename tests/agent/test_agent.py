@@ -608,6 +608,6 @@ async def test_a_ca_whose_certificate_is_revoked_is_not_spoken_to_and_costs_the_
     await agent.poll()
     agent.driver.demand_renewal()
     await agent.driver.tick()
-    assert agent.driver.record.last_reason == "UNTRUSTED"
+    assert agent.driver.record.last_reason == "CA_REVOKED"
     assert agent.driver.plan.state is State.SERVING
     assert agent.source.peek() is not None

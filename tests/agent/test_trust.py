@@ -100,6 +100,6 @@ def test_an_empty_bundle_is_taken_and_the_lists_of_its_issuers_go_with_them(auth
 def test_a_broken_list_does_not_hold_up_the_announcement_beside_it(authority: TestAuthority) -> None:
     """D1, D7: each part is judged by itself."""
     trust, _ = heard(Trust(), authority.crl, bundle=authority.bundle)
-    after, alarms = trust.accept(News(None, (b"rubbish",), ((b"issuer", 7),)), CLOCK.now())
+    after, alarms = trust.accept(News(None, (b"rubbish",), announced=((b"issuer", 7),)), CLOCK.now())
     assert [alarm.reason for alarm in alarms] == ["CRL_MALFORMED"]
     assert after.revoked(b"issuer", 7)

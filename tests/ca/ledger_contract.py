@@ -387,14 +387,64 @@ class LedgerContract:
             await ledger.plan_crl(ISSUER, now=NOW)
         assert (refused.value.reason, refused.value.retry_after) == ("CRL_TOO_SOON", 1.0)
 
-    async def test_the_newest_crl_is_kept_whatever_comes_late(self, ledger: Ledger) -> None:
-        """D1: an older one that was slow to sign replaces nothing."""
+    async def test_the_newest_crl_is_kept_and_what_comes_late_is_refused(self, ledger: Ledger) -> None:
+        """D1, J5: an older one that was slow to sign replaces nothing, and whoever made it is told not to publish it."""
         first, second = await ledger.plan_crl(ISSUER, now=NOW), await ledger.plan_crl(ISSUER, now=NOW)
         await ledger.record_crl(second, b"second", NOW + HOUR)
-        await ledger.record_crl(first, b"first", NOW + HOUR)
+        with pytest.raises(Conflict) as refused:
+            await ledger.record_crl(first, b"first", NOW + HOUR)
+        assert refused.value.reason == "CRL_OUT_OF_TURN"
         assert await ledger.latest_crl(ISSUER) == b"second"
-        with pytest.raises(Invalid):
+        with pytest.raises(Invalid) as unplanned:
             await ledger.record_crl(replace(second, number=9), b"ninth", NOW + HOUR)
+        assert unplanned.value.reason == "CRL_UNPLANNED"
+
+    async def test_a_list_that_was_planned_before_another_was_recorded_is_out_of_turn(self, ledger: Ledger) -> None:
+        """J5: its number is higher, but it does not know what the other one carried."""
+        first, second = await ledger.plan_crl(ISSUER, now=NOW), await ledger.plan_crl(ISSUER, now=NOW)
+        await ledger.record_crl(first, b"first", NOW + HOUR)
+        with pytest.raises(Conflict) as refused:
+            await ledger.record_crl(second, b"second", NOW + HOUR)
+        assert refused.value.reason == "CRL_OUT_OF_TURN"
+        assert await ledger.latest_crl(ISSUER) == b"first"
+
+    async def test_who_has_the_newest_list_is_told_what_changed_and_others_everything(self, ledger: Ledger) -> None:
+        """H6: a plan costs what changed. D4: what is carried past expiry leaves, and the total says how many must be left."""
+        for serial in (1, 2, 3):
+            await issue(ledger, serial, not_after=NOW + serial * HOUR)
+            await ledger.revoke_serial(serial, Reason.UNSPECIFIED, now=NOW)
+        assert await publish(ledger, NOW) == [1, 2, 3]
+        await issue(ledger, 4, not_after=NOW + 9 * HOUR)
+        await ledger.revoke_serial(4, Reason.UNSPECIFIED, now=NOW)
+        later = NOW + HOUR + 60 * SECOND
+        plan = await ledger.plan_crl(ISSUER, now=later, base=1)
+        assert ([e.serial for e in plan.entries], plan.removed, plan.total, plan.base) == ([4], (), 4, 1)
+        await ledger.record_crl(plan, b"second", later + HOUR)
+        past = await ledger.plan_crl(ISSUER, now=later + SECOND, base=2)
+        assert ([e.serial for e in past.entries], past.removed, past.total) == ([], (1,), 3)
+        again = await ledger.plan_crl(ISSUER, now=later + 2 * SECOND, base=2)
+        assert (again.removed, again.total) == ((1,), 3)
+        stranger = await ledger.plan_crl(ISSUER, now=later + 3 * SECOND, base=1)
+        assert ([e.serial for e in stranger.entries], stranger.base) == ([2, 3, 4], 0)
+
+    async def test_what_is_revoked_while_a_list_is_made_is_on_the_next(self, ledger: Ledger) -> None:
+        """C4, J6: by the ledger's order, never by anybody's clock."""
+        for serial in (1, 2):
+            await issue(ledger, serial)
+        await ledger.revoke_serial(1, Reason.UNSPECIFIED, now=NOW)
+        plan = await ledger.plan_crl(ISSUER, now=NOW)
+        await ledger.revoke_serial(2, Reason.UNSPECIFIED, now=NOW - 5 * SECOND)
+        await ledger.record_crl(plan, b"first", NOW + HOUR)
+        following = await ledger.plan_crl(ISSUER, now=NOW + SECOND, base=plan.number)
+        assert [entry.serial for entry in following.entries] == [2]
+
+    async def test_a_raised_epoch_puts_numbers_past_all_before(self, ledger: Ledger) -> None:
+        """J9, D1 (RFC 5280, 5.2.3): ``epoch * 2^64 + sequence``, and never more than twenty octets."""
+        assert (await ledger.plan_crl(ISSUER, now=NOW)).number == 1
+        await ledger.raise_mark(CRL_EPOCH, 2**33)
+        raised = [(await ledger.plan_crl(ISSUER, now=NOW)).number for _ in range(2)]
+        assert raised == [(2**33 << 64) + 1, (2**33 << 64) + 2]
+        assert raised[-1].bit_length() < 160
 
     async def test_a_revocation_is_carried_past_expiry_before_it_is_forgotten(self, ledger: Ledger) -> None:
         """D4 (RFC 5280, 3.3): and the record outlives the last CRL that carried it."""

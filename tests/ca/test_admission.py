@@ -105,9 +105,7 @@ def test_a_wish_only_ever_shortens(seconds: int) -> None:
 
 def test_a_profile_that_became_stricter_bounds_older_entries() -> None:
     request = parse_csr(build_csr(KEY))
-    admitted = admit(
-        request, entry(), Profile(longest=timedelta(hours=2), crl_validity=timedelta(hours=1)), binding=None
-    )
+    admitted = admit(request, entry(), Profile.for_lifetime(timedelta(hours=2)), binding=None)
     assert admitted.lifetime == timedelta(hours=2)
 
 
@@ -163,14 +161,15 @@ def test_a_crl_lives_as_long_as_an_outage_that_its_leaves_survive_and_no_longer_
     """D4, D2: a list that covered a tenth of a life would be refused at the start, not found out in the night."""
     validity = timedelta(hours=hours)
     if fits:
-        assert Profile(crl_validity=validity).crl_validity == validity
+        assert Profile(crl_validity=validity, publish_every=validity / 4).crl_validity == validity
         return
     with pytest.raises(Invalid) as refused:
-        Profile(crl_validity=validity)
-    assert refused.value.reason == "CRL_VALIDITY"
+        Profile(crl_validity=validity, publish_every=validity / 4)
+    assert refused.value.reason == "CRL_FUSE"
 
 
 def test_a_profile_that_cannot_hold_tells_every_mistake() -> None:
     with pytest.raises(Invalid) as refused:
         Profile(longest=timedelta(seconds=1), backdate=timedelta(hours=1), crl_validity=timedelta(seconds=1))
-    assert [violation.field for violation in refused.value.violations] == ["longest", "backdate", "crl_validity"]
+    fields = [violation.field for violation in refused.value.violations]
+    assert fields == ["longest", "backdate", "crl_validity", "publish_every"]

@@ -295,6 +295,7 @@ class _OtherBytes:
             CEREMONY.issuer.chain,
         )
         self.rehearse, self.sign_crl = CEREMONY.issuer.rehearse, CEREMONY.issuer.sign_crl
+        self.rehearse_crl, self.sign_tbs = CEREMONY.issuer.rehearse_crl, CEREMONY.issuer.sign_tbs
 
     async def sign(self, builder: x509.CertificateBuilder) -> x509.Certificate:
         return await CEREMONY.issuer.sign(builder.add_extension(x509.OCSPNoCheck(), critical=False))
@@ -412,7 +413,7 @@ async def test_a_revocation_is_on_a_new_crl_with_a_higher_number_when_it_returns
 
 
 class _LeverOnLists:
-    """The real issuer with two levers on its lists: it waits before it signs one, or gives an old one again."""
+    """The real issuer with two levers on its lists: it waits before it signs one, or signs an old one again."""
 
     def __init__(self) -> None:
         self.certificate, self.key_id, self.chain = (
@@ -425,9 +426,16 @@ class _LeverOnLists:
         self.free.set()
         self.old: x509.CertificateRevocationList | None = None
 
+    def rehearse_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
+        return CEREMONY.issuer.rehearse_crl(builder) if self.old is None else self.old
+
     async def sign_crl(self, builder: x509.CertificateRevocationListBuilder) -> x509.CertificateRevocationList:
         await self.free.wait()
         return await CEREMONY.issuer.sign_crl(builder) if self.old is None else self.old
+
+    async def sign_tbs(self, tbs: bytes) -> bytes:
+        await self.free.wait()
+        return await CEREMONY.issuer.sign_tbs(tbs)
 
 
 async def test_a_revocation_is_told_before_its_list_is_signed(bench: Bench) -> None:
@@ -610,9 +618,9 @@ class _Forgetful(MemoryLedger):
 
     forgotten = False
 
-    async def plan_crl(self, issuer_key_id: bytes, *, now: Any) -> Any:
-        plan = await super().plan_crl(issuer_key_id, now=now)
-        return replace(plan, entries=()) if self.forgotten else plan
+    async def plan_crl(self, issuer_key_id: bytes, *, now: Any, base: int = 0) -> Any:
+        plan = await super().plan_crl(issuer_key_id, now=now, base=base)
+        return replace(plan, entries=(), total=0) if self.forgotten else plan
 
     async def find(self, serial: int) -> Any:
         if self.forgotten:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from handfast.errors import Broken, Conflict, HandfastError, Invalid, Refused
 from handfast.identity import SpiffeId, TrustDomain
 from handfast.keys import generate
 from handfast.revocation import Reason
+from handfast.testing import ManualClock
 from handfast_ca.audit import verify_audit
 from handfast_ca.authority import Authority
 from handfast_ca.backup import BackedUp, Keys, back_up
@@ -38,6 +40,8 @@ from tests.ca.untar import untar
 WEB = SpiffeId.parse("spiffe://test.example/web")
 PASSPHRASE = b"correct horse"
 CLOCK = SystemClock()
+ROLLOUT = datetime(2020, 1, 1, tzinfo=UTC)
+"""Before any of these tests ran."""
 Made = tuple[Path, int]
 T = TypeVar("T")
 
@@ -147,6 +151,31 @@ def test_it_comes_back_where_nothing_is_left(one: Made, tmp_path: Path) -> None:
 async def _last_event(authority: Authority) -> str:
     page = await authority.read_audit(newest_first=True, limit=1)
     return str(json.loads(page.items[0])["event"])
+
+
+def test_each_restore_of_one_backup_numbers_its_lists_past_all_others(one: Made, tmp_path: Path) -> None:
+    """J9, D1: also when the state was lost, so that nobody knows what the restore before had published."""
+    highest = 0
+    for days in range(3):
+        clock = ManualClock(CLOCK.now() + timedelta(days=days))
+        done = restore(one[0], tmp_path / f"new {days}" / "handfast.yaml", merge=False, clock=clock)
+        assert done.counts["crl_number"] >> 64 == int(clock.now().timestamp())
+        assert done.counts["crl_number"] > highest
+        highest = done.counts["crl_number"] + 1000
+
+
+def test_a_restore_over_a_ledger_begins_an_epoch_too(config: Path, one: Made) -> None:
+    """J9, D1: that ledger may have been put back before."""
+    assert restored(one[0], config, merge=True).counts["crl_number"] >= int(ROLLOUT.timestamp()) << 64
+
+
+def test_with_a_clock_that_is_behind_an_epoch_is_one_more_than_the_one_before(one: Made, tmp_path: Path) -> None:
+    """J8, J9, D1."""
+    config = tmp_path / "new" / "handfast.yaml"
+    before = restored(one[0], config).counts["crl_number"]
+    clock = ManualClock(ROLLOUT)
+    done = restore(one[0], config, merge=True, clock=clock)
+    assert done.counts["crl_number"] >> 64 == (before >> 64) + 1
 
 
 def test_over_a_ledger_it_takes_a_word_and_keeps_every_revocation(config: Path, one: Made) -> None:

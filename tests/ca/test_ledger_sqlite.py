@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -230,3 +231,29 @@ async def test_a_file_that_was_not_read_to_its_end_gets_no_mark(path: Path) -> N
     assert not mark_path(path).exists()
     flip(path, root_page(path, "certificates"))
     assert (await refusal(path)).reason == "LEDGER_DAMAGED"
+
+
+async def test_a_ledger_of_the_version_before_is_taken_over(path: Path) -> None:
+    """D4: what it had on its list stays on it, what it had carried past expiry stays away."""
+    first = await SqliteLedger.open(path, reserve=SMALL)
+    for serial in (1, 2):
+        await issue(first, serial, not_after=NOW + timedelta(hours=serial))
+        await first.revoke_serial(serial, Reason.UNSPECIFIED, now=NOW)
+    later = NOW + timedelta(minutes=90)
+    for moment in (NOW, later):
+        plan = await first.plan_crl(ISSUER, now=moment)
+        await first.record_crl(plan, b"list", moment)
+    await first.close()
+    with closing(sqlite3.connect(path)) as old:
+        for index in ("ending", "unlisted", "carried"):
+            old.execute(f"DROP INDEX certificates_{index}")
+        old.execute("ALTER TABLE certificates DROP COLUMN listed_by")
+        old.execute("PRAGMA user_version=1")
+        old.commit()
+    second = await SqliteLedger.open(path, reserve=SMALL)
+    plan = await second.plan_crl(ISSUER, now=later + timedelta(seconds=1))
+    assert ([entry.serial for entry in plan.entries], plan.unlisted) == ([2], (2,))
+    await second.record_crl(plan, b"next", later)
+    after = await second.plan_crl(ISSUER, now=later + timedelta(seconds=2), base=plan.number)
+    assert (after.entries, after.removed, after.total) == ((), (), 1)
+    await second.close()

@@ -95,9 +95,10 @@ class Ledgers(RuleBasedStateMachine):
     def revoke_identity(self, who: Any, reason: Reason) -> None:
         self.both(lambda ledger: ledger.revoke_identity(who, reason, now=self.now))
 
-    @rule()
-    def plan(self) -> None:
-        made = self.both(lambda ledger: ledger.plan_crl(ISSUER, now=self.now))
+    @rule(back=st.integers(0, 3))
+    def plan(self, back: int) -> None:
+        base = self.plans[-back].number if 0 < back <= len(self.plans) else 0
+        made = self.both(lambda ledger: ledger.plan_crl(ISSUER, now=self.now, base=base))
         if isinstance(made, CrlPlan):
             self.plans.append(made)
 

@@ -193,11 +193,12 @@ def test_a_list_says_why_unless_there_is_no_reason() -> None:
     ("planned", "validity"),
     [
         (replace(PLAN, entries=PLAN.entries[:1]), timedelta(hours=12)),
+        (replace(PLAN, entries=(PLAN.entries[0], replace(PLAN.entries[1], serial=7))), timedelta(hours=12)),
         (replace(PLAN, number=PLAN.number + 1), timedelta(hours=12)),
         (replace(PLAN, this_update=PLAN.this_update + timedelta(hours=1)), timedelta(hours=11)),
         (PLAN, timedelta(hours=13)),
     ],
-    ids=["entries", "number", "thisUpdate", "nextUpdate"],
+    ids=["entries", "as many others", "number", "thisUpdate", "nextUpdate"],
 )
 def test_a_list_that_is_not_what_was_planned_is_not_published(planned: CrlPlan, validity: timedelta) -> None:
     """D1, D2, D3, D4: each of the four alone."""

@@ -197,7 +197,7 @@ def test_where_ocsp_is_off_no_leaf_names_a_responder() -> None:
 def test_a_template_that_keeps_the_decision_passes_with_all_its_names() -> None:
     """The control of the mutations above: with the very names that were decided, nothing is found."""
     plan = _plan()
-    lint(_rehearsed(_replaced(_all_names(), True)(_builder(plan))), plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+    lint(_rehearsed(_replaced(_all_names(), True)(_builder(plan))), plan, FACTS)
 
 
 @pytest.mark.parametrize("decided", ["a short serial (A17)", "a life beyond the issuer's (J10)"])
@@ -210,7 +210,7 @@ def test_a_decision_that_no_certificate_may_carry_is_blocked_too(decided: str) -
         else replace(plan, validity=Validity(plan.validity.not_before, later.replace(microsecond=0)))
     )
     with pytest.raises(Broken) as refused:
-        lint(_rehearsed(_builder(wrong)), wrong, IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(_rehearsed(_builder(wrong)), wrong, FACTS)
     assert [violation.reason for violation in refused.value.violations] == ["LINT"]
 
 
@@ -219,7 +219,7 @@ def test_a_signature_over_an_old_hash_is_blocked() -> None:
     plan = _plan()
     der = _builder(plan).sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA224()).public_bytes(Encoding.DER)
     with pytest.raises(Broken) as refused:
-        lint(der, plan, IssuerFacts.of(CEREMONY.issuing.certificate))
+        lint(der, plan, FACTS)
     assert [violation.field for violation in refused.value.violations] == ["signatureAlgorithm"]
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -64,21 +64,29 @@ def judging(source: StaticSource, policy: AccessPolicy = EVERYBODY) -> Judge:
     )
 
 
-def shown(credentials: Credentials, *, chain: bool = True) -> AuthContext:
-    """What gRPC says of a handshake."""
-    between = pem_chain(credentials.chain[1:]) if chain else b""
-    return {
-        "ssl_tls_version": [b"TLSv1.3"],
-        "x509_pem_cert": [pem_chain(credentials.chain[:1])],
-        "x509_pem_cert_chain": [between],
-    }
+@dataclass(frozen=True)
+class Shown:
+    """What gRPC says of a call and its handshake."""
+
+    credentials: Credentials
+    chain: bool = True
+
+    def auth_context(self) -> AuthContext:
+        return {
+            "ssl_tls_version": [b"TLSv1.3"],
+            "x509_pem_cert": [pem_chain(self.credentials.chain[:1])],
+            "x509_pem_cert_chain": [pem_chain(self.credentials.chain[1:]) if self.chain else b""],
+        }
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
 
 
 def test_a_leaf_that_leads_to_no_root_is_refused(authority: TestAuthority) -> None:
     """B8, D13: also if the handshake let it in, and for that reason and no other."""
     stranger = TestAuthority("test.example").issue("/web")
     with pytest.raises(HandfastError) as caught:
-        judging(authority.source("/server")).admit(lambda: shown(stranger), UNARY)
+        judging(authority.source("/server")).admit(Shown(stranger), UNARY)
     assert caught.value.reason == "UNTRUSTED"
 
 
@@ -86,9 +94,9 @@ def test_a_known_leaf_with_another_chain_is_judged_anew(authority: TestAuthority
     """B8: where the bundle does not carry the issuing CA, the chain is part of what was found good."""
     authority.set_roots([authority.root])
     judge, web = judging(authority.source("/server")), authority.issue("/web")
-    assert judge.admit(lambda: shown(web), UNARY) is not None
+    assert judge.admit(Shown(web), UNARY) is not None
     with pytest.raises(HandfastError) as caught:
-        judge.admit(lambda: shown(web, chain=False), UNARY)
+        judge.admit(Shown(web, chain=False), UNARY)
     assert caught.value.reason == "UNTRUSTED"
 
 

@@ -51,6 +51,8 @@ class PeerAuthority(AuthorityServicer):
         self.order: trust_pb2.Reissue | None = None
         self.reports: list[report_pb2.StatusReport] = []
         self.clock: Clock = SystemClock()
+        self.change: trust_pb2.CrlChange | None = None
+        self.asked_whole = 0
         self.enrolments: list[str] = []
         self.renewals: list[int] = []
         self.keys: list[bytes] = []
@@ -90,6 +92,7 @@ class PeerAuthority(AuthorityServicer):
         return self._issue(leaf.der, csr, str(leaf.spiffe_id))
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
+        self.asked_whole += not request.HasField("crl_reader")
         return self.trust()
 
     async def OfferCheckpoint(self, request: Any, context: Any) -> authority_pb2.CheckpointAnswer:
@@ -113,7 +116,7 @@ class PeerAuthority(AuthorityServicer):
         try:
             while True:
                 news.clear()
-                yield self.trust()
+                yield self.trust() if self.change is None else trust_pb2.TrustUpdate(crl_changes=[self.change])
                 await news.wait()
                 if self._hang_ups != hung_up:
                     return

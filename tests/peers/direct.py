@@ -29,7 +29,7 @@ class DirectUpstream:
         self._reach()
         return read_answer(self.peer.renew(present.leaf, csr))
 
-    async def get_trust(self, present: Credentials, trust: Trust) -> News:
+    async def get_trust(self, present: Credentials, trust: Trust, *, whole: bool = False) -> News:
         self._reach()
         return read_news(self.peer.trust())
 

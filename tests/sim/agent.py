@@ -11,6 +11,7 @@ from handfast.errors import HandfastError, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.revocation import FreshnessPolicy
 from handfast.sources.static import StaticSource
+from handfast.wire.crls import reader_to_wire
 from handfast.wire.v1 import authority_pb2, trust_pb2
 from handfast_agent.acceptance import Answer, Wanted
 from handfast_agent.driver import Driver
@@ -51,19 +52,21 @@ class SimUpstream:
 
     async def renew(self, present: Credentials, csr: bytes) -> Answer:
         self._handshake()
-        presented = Presented.of(present)
-        return self._read(await self._link.call(self._ca.process, lambda: self._ca.renew(presented, csr)), "")
+        presented, reader = Presented.of(present), reader_to_wire(present.revocations)
+        return self._read(await self._link.call(self._ca.process, lambda: self._ca.renew(presented, csr, reader)), "")
 
-    async def get_trust(self, present: Credentials, _trust: Trust) -> News:
+    async def get_trust(self, present: Credentials, _trust: Trust, *, whole: bool = False) -> News:
         self._handshake()
-        presented = Presented.of(present)
-        raw = await self._link.call(self._ca.process, lambda: self._ca.get_trust(presented))
+        presented, reader = Presented.of(present), None if whole else reader_to_wire(present.revocations)
+        raw = await self._link.call(self._ca.process, lambda: self._ca.get_trust(presented, reader))
         return read_news(trust_pb2.TrustUpdate.FromString(raw))
 
     async def watch_trust(self, present: Credentials, _trust: Trust) -> AsyncIterator[News]:
         self._handshake()
-        presented = Presented.of(present)
-        async for raw in self._link.stream(self._ca.process, lambda pipe: self._ca.watch_trust(presented, pipe)):
+        presented, reader = Presented.of(present), reader_to_wire(present.revocations)
+        async for raw in self._link.stream(
+            self._ca.process, lambda pipe: self._ca.watch_trust(presented, reader, pipe)
+        ):
             yield read_news(trust_pb2.TrustUpdate.FromString(raw))
 
     async def report(self, report: object) -> None:

@@ -21,6 +21,7 @@ from handfast.revocation import FreshnessPolicy, Revocations
 from handfast.rpc.judging import AuthContext, Judge
 from handfast.sources.static import StaticSource
 from handfast.testing import ManualClock, TestAuthority
+from handfast.wire.v1 import trust_pb2
 from handfast_ca.access import OPEN_METHODS, policy
 from handfast_ca.audit_trail import MemoryAudit
 from handfast_ca.authority import Authority
@@ -159,7 +160,7 @@ class CaMachine:
             random_bytes=self._serials.randbytes,
         )
         await self.authority.start()
-        self._messages = TrustMessages()
+        self._messages = TrustMessages(self.authority.feed.history)
         self.source = StaticSource(await reserved_credentials(self.authority, CA_ID))
         self._judge = Judge(
             self.source,
@@ -170,7 +171,7 @@ class CaMachine:
             observer=None,
         )
         self.process.spawn(self._follow_trust())
-        self.process.spawn(self._every(self.profile.crl_validity / 4, self.authority.publish_crl))
+        self.process.spawn(self._every(self.profile.publish_every, self.authority.publish_crl))
         self.process.spawn(self._every(self.profile.longest, self._forget))
         self.process.spawn(self._every(self.profile.longest / 20, self._renew_own))
         self.process.spawn(self._every(timedelta(seconds=20), self._sync))
@@ -208,20 +209,20 @@ class CaMachine:
         self._judge.admit(Call(None), f"{_SERVICE}/Enrol")
         return self._issued(await self.authority.enrol(Enrolment(token, csr, spiffe_id=spiffe_id)))
 
-    async def renew(self, presented: Presented, csr: bytes) -> bytes:
+    async def renew(self, presented: Presented, csr: bytes, reader: trust_pb2.CrlReader) -> bytes:
         caller = self._judge.admit(Call(presented), f"{_SERVICE}/Renew")
         assert caller is not None
-        return self._issued(await self.authority.renew(Renewal(caller.leaf, csr)))
+        return self._issued(await self.authority.renew(Renewal(caller.leaf, csr)), reader)
 
-    def _issued(self, issued: Any) -> bytes:
-        trust = self._messages.whole(issued.trust, self.clock.now())
+    def _issued(self, issued: Any, reader: trust_pb2.CrlReader | None = None) -> bytes:
+        trust = self._messages.whole(issued.trust, self.clock.now(), reader)
         return issued_message(issued, trust).SerializeToString()
 
-    async def get_trust(self, presented: Presented) -> bytes:
+    async def get_trust(self, presented: Presented, reader: trust_pb2.CrlReader | None) -> bytes:
         self._judge.admit(Call(presented), f"{_SERVICE}/GetTrust")
-        return self._messages.whole(self.authority.trust(), self.clock.now()).SerializeToString()
+        return self._messages.whole(self.authority.trust(), self.clock.now(), reader).SerializeToString()
 
-    async def watch_trust(self, presented: Presented, pipe: Pipe) -> None:
+    async def watch_trust(self, presented: Presented, reader: trust_pb2.CrlReader, pipe: Pipe) -> None:
         """The guard ends the stream of a caller that is no longer good: before it has the news of that, or after."""
         method = f"{_SERVICE}/WatchTrust"
         self._judge.admit(Call(presented), method)
@@ -231,7 +232,11 @@ class CaMachine:
                 if not change.whole and self._draws.random() < self._faults.feed_forgets:
                     self._timeline.add("ca", f"FAULT: the feed forgets revision {change.revision}")
                     continue
-                await pipe.send(self._messages.change(change, self.clock.now()).SerializeToString())
+                if change.whole:
+                    message = self._messages.whole(self.authority.trust(), self.clock.now(), reader)
+                else:
+                    message = self._messages.change(change, self.clock.now(), changes=reader.changes)
+                await pipe.send(message.SerializeToString())
         finally:
             ending.cancel()
 

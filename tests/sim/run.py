@@ -108,7 +108,8 @@ class _Run:
         self._draws = chance.of("run")
         self.timeline = Timeline(loop)
         life = timedelta(seconds=self._draws.choice([180, 240, 420]))
-        self._profile = Profile(longest=life, crl_validity=life * self._draws.choice([0.5, 0.75, 1.0]))
+        validity = life * self._draws.choice([0.5, 0.75, 1.0])
+        self._profile = Profile(longest=life, crl_validity=validity, publish_every=validity / 4)
         self.ca = CaMachine(loop, chance, self.timeline, self._profile, faults)
         self.oracle = Oracle(loop, self.ca, self.timeline)
         self.machines = [

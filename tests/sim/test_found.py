@@ -37,7 +37,7 @@ def on_virtual_time(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, None]]
 async def mesh_of_one(loop: VirtualLoop) -> tuple[CaMachine, AgentMachine]:
     """A CA and one agent that serves."""
     chance, timeline = Chance(1), Timeline(loop)
-    ca = CaMachine(loop, chance, timeline, Profile(longest=LIFE, crl_validity=LIFE), Faults())
+    ca = CaMachine(loop, chance, timeline, Profile(longest=LIFE, crl_validity=LIFE, publish_every=LIFE / 4), Faults())
     await ca.start()
     machine = AgentMachine(
         0, ca=ca, loop=loop, chance=chance, timeline=timeline, faults=Faults(),

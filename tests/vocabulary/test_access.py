@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from handfast.access import (
@@ -148,6 +148,7 @@ _SHARED = TestAuthority(clock=ManualClock(datetime(2026, 6, 1, tzinfo=UTC)))
     refresh=st.integers(60, 7 * 3600),
     share=st.floats(0, 1, exclude_max=True, allow_nan=False),
 )
+@example(lifetime=14 * 3600, refresh=7 * 3600, share=0.999)
 def test_nothing_but_time_is_looked_at_until_time_alone_could_change_a_verdict(
     lifetime: int, refresh: int, share: float
 ) -> None:

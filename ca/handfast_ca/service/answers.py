@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from hashlib import sha256
 
 from handfast.bundle import TrustBundle
 from handfast.certificates import format_serial
+from handfast.crl_history import StepHistory
 from handfast.lifetime import RenewalWindow
+from handfast.revocation import RevocationList
 from handfast.wire import codec
+from handfast.wire.crls import KnownList, change_to_wire, known_from_wire
 from handfast.wire.v1 import authority_pb2, registry_pb2, trust_pb2
 from handfast_ca.authority import Issued
 from handfast_ca.feed import Announcement, TrustChange, TrustState
@@ -21,20 +27,47 @@ __all__ = ["TrustMessages", "certificate_message", "entry_message", "issued_mess
 class TrustMessages:
     """Trust on the wire. What is sent to many, whole states and changes alike, is encoded once for all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: StepHistory) -> None:
+        self._history = history
         self._state: TrustState | None = None
         self._change: TrustChange | None = None
-        self._whole = self._latest = trust_pb2.TrustUpdate()
+        self._whole = trust_pb2.TrustUpdate()
+        self._latest: dict[bool, trust_pb2.TrustUpdate] = {}
+        self._digests: dict[bytes, tuple[RevocationList, bytes]] = {}
 
-    def whole(self, state: TrustState, now: datetime) -> trust_pb2.TrustUpdate:
+    def whole(
+        self, state: TrustState, now: datetime, reader: trust_pb2.CrlReader | None = None
+    ) -> trust_pb2.TrustUpdate:
+        """Without the lists that the reader says it has, and with changes of those that it has older. Raises ``Invalid``."""
+        if reader is not None and reader.known:
+            change = self._missing(TrustChange.whole_of(state), known_from_wire(reader))
+            return _sent(_trust_message(change, changes=reader.changes), now)
         if state is not self._state:
-            self._state, self._whole = state, _trust_message(TrustChange.whole_of(state))
+            self._state, self._whole = state, _trust_message(TrustChange.whole_of(state), changes=False)
         return _sent(self._whole, now)
 
-    def change(self, change: TrustChange, now: datetime) -> trust_pb2.TrustUpdate:
+    def change(self, change: TrustChange, now: datetime, *, changes: bool) -> trust_pb2.TrustUpdate:
+        """``changes``: the reader takes changes of lists."""
         if change is not self._change:
-            self._change, self._latest = change, _trust_message(change)
-        return _sent(self._latest, now)
+            self._change, self._latest = change, {}
+        if changes not in self._latest:
+            self._latest[changes] = _trust_message(change, changes=changes)
+        return _sent(self._latest[changes], now)
+
+    def _missing(self, whole: TrustChange, known: Mapping[bytes, KnownList]) -> TrustChange:
+        crls = tuple(crl for crl in whole.crls if known.get(crl.issuer_key_id) != self._as_known(crl))
+        steps = {
+            crl.issuer_key_id: self._history.steps(known[crl.issuer_key_id].number, crl)
+            for crl in crls
+            if crl.issuer_key_id in known
+        }
+        return replace(whole, crls=crls, steps={key_id: found for key_id, found in steps.items() if found})
+
+    def _as_known(self, crl: RevocationList) -> KnownList:
+        kept = self._digests.get(crl.issuer_key_id)
+        if kept is None or kept[0] is not crl:
+            kept = self._digests[crl.issuer_key_id] = (crl, sha256(crl.der).digest())
+        return KnownList(crl.number, kept[1])
 
 
 def _sent(message: trust_pb2.TrustUpdate, now: datetime) -> trust_pb2.TrustUpdate:
@@ -44,12 +77,18 @@ def _sent(message: trust_pb2.TrustUpdate, now: datetime) -> trust_pb2.TrustUpdat
     return copy
 
 
-def _trust_message(change: TrustChange) -> trust_pb2.TrustUpdate:
+def _trust_message(change: TrustChange, *, changes: bool) -> trust_pb2.TrustUpdate:
+    steps = change.steps if changes else {}
     return trust_pb2.TrustUpdate(
         whole=change.whole,
         revision=change.revision,
         bundle=None if change.bundle is None else codec.bundle_to_wire(change.bundle),
-        crls=[trust_pb2.Crl(issuer_key_id=crl.issuer_key_id, der=crl.der) for crl in change.crls],
+        crls=[
+            trust_pb2.Crl(issuer_key_id=crl.issuer_key_id, der=crl.der)
+            for crl in change.crls
+            if crl.issuer_key_id not in steps
+        ],
+        crl_changes=[change_to_wire(key_id, found) for key_id, found in steps.items()],
         announced=[_announcement(news) for news in change.announced],
         reissue=None if change.reissue is None else _order(change.reissue),
     )

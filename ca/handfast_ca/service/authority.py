@@ -12,6 +12,7 @@ from handfast.certificates import Leaf
 from handfast.errors import Invalid
 from handfast.rpc.caller import caller
 from handfast.wire import codec
+from handfast.wire.crls import known_from_wire
 from handfast.wire.v1 import authority_pb2, report_pb2, trust_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityServicer
 from handfast_ca.authority import Authority, Issued
@@ -33,7 +34,7 @@ class AuthorityService(AuthorityServicer):
 
     def __init__(self, authority: Authority, gate: Gate | None = None) -> None:
         self._authority = authority
-        self._trust = TrustMessages()
+        self._trust = TrustMessages(authority.feed.history)
         self._gate = gate or Gate(authority)
         self._one_list = asyncio.Semaphore(LISTS_AT_ONCE)
 
@@ -59,19 +60,23 @@ class AuthorityService(AuthorityServicer):
     async def Renew(self, request: authority_pb2.RenewRequest, context: Any) -> authority_pb2.IssuedCredentials:
         address, presented = peer_address(context), caller().leaf
         work = self._gate.renew(str(presented.spiffe_id), address, lambda: self._renew(request, presented, address))
-        return self._issued(await answer(context, work))
+        return self._issued(await answer(context, work), request.crl_reader)
 
     async def _renew(self, request: authority_pb2.RenewRequest, presented: Leaf, address: str) -> Issued:
         identity = str(presented.spiffe_id)
         async with self._gate.reading("renew", source=identity, spiffe_id=identity, peer_address=address):
+            known_from_wire(request.crl_reader)  # what cannot be read is refused before anything is issued
             lifetime = _lifetime(request)
         return await self._authority.renew(
             Renewal(presented=presented, csr=request.csr, lifetime=lifetime, peer_address=address)
         )
 
     async def GetTrust(self, request: authority_pb2.GetTrustRequest, context: Any) -> trust_pb2.TrustUpdate:
-        await answer(context, self._gate.ask_trust(_identity()))
-        return self._trust.whole(self._authority.trust(), self._authority.time.wall())
+        return await answer(context, self._ask_trust(request.crl_reader))
+
+    async def _ask_trust(self, reader: trust_pb2.CrlReader) -> trust_pb2.TrustUpdate:
+        await self._gate.ask_trust(_identity())
+        return self._trust.whole(self._authority.trust(), self._authority.time.wall(), reader)
 
     async def WatchTrust(
         self, request: authority_pb2.WatchTrustRequest, context: Any
@@ -80,8 +85,11 @@ class AuthorityService(AuthorityServicer):
             await answer(context, stack.enter_async_context(self._gate.watch_trust(_identity())))
             async for change in self._authority.feed.watch():
                 changed_at = self._authority.feed.changed_at
-                yield self._trust.change(change, self._authority.time.wall())
-                if not change.whole:
+                if change.whole:
+                    # Nothing was awaited since the feed looked: this is the state that its changes begin at.
+                    yield await answer(context, self._whole(request.crl_reader))
+                else:
+                    yield self._trust.change(change, self._authority.time.wall(), changes=request.crl_reader.changes)
                     # Resumed when the connection has taken the message.
                     self._gate.metrics.pushed(self._authority.time.monotonic() - changed_at)
 
@@ -109,8 +117,11 @@ class AuthorityService(AuthorityServicer):
     def _report(self, request: report_pb2.StatusReport) -> None:
         self._authority.reports.take(read_report(_identity(), request))
 
-    def _issued(self, issued: Issued) -> authority_pb2.IssuedCredentials:
-        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall()))
+    async def _whole(self, reader: trust_pb2.CrlReader) -> trust_pb2.TrustUpdate:
+        return self._trust.whole(self._authority.trust(), self._authority.time.wall(), reader)
+
+    def _issued(self, issued: Issued, reader: trust_pb2.CrlReader | None = None) -> authority_pb2.IssuedCredentials:
+        return issued_message(issued, self._trust.whole(issued.trust, self._authority.time.wall(), reader))
 
 
 def _identity() -> str:

@@ -37,7 +37,7 @@ class RegistryService(RegistryServicer):
 
     def __init__(self, authority: Authority, metrics: CaMetrics | None = None) -> None:
         self._authority = authority
-        self._trust = TrustMessages()
+        self._trust = TrustMessages(authority.feed.history)
         self._metrics = metrics or CaMetrics()
 
     async def AddEntry(self, request: registry_pb2.AddEntryRequest, context: Any) -> registry_pb2.Entry:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from handfast.errors import Broken, Conflict, Refused, Unavailable
-from handfast_ca.stores.schema import SCHEMA_VERSION, metadata
+from handfast_ca.stores.schema import SCHEMA_VERSION, certificates, metadata
 from handfast_ca.stores.soundness import Soundness, check_whole
 from handfast_ca.stores.trouble import translated
 
@@ -130,6 +130,10 @@ def _migrate(connection: Connection, path: Path) -> None:
             reason="LEDGER_NEWER",
             hint="use the newer program, or restore an older backup",
         )
-    if found == 0:
+    if found == 1:
+        connection.exec_driver_sql("ALTER TABLE certificates ADD COLUMN listed_by BLOB")
+    if found < SCHEMA_VERSION:
         metadata.create_all(connection)
+        for index in certificates.indexes:
+            index.create(connection, checkfirst=True)
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")

@@ -67,17 +67,20 @@ def carry_recorded(recorded: Iterable[Recorded], target: Path, issuer_key_id: by
     return _inside(target, lambda older: sum(_revoke(older, one, issuer_key_id) for one in recorded))
 
 
-def leap_numbers(target: Path) -> None:
-    """For a ledger that may be older than lists already published: its next CRL is newer than any of them."""
+def leap_numbers(target: Path, now: datetime) -> None:
+    """For a ledger that came out of a backup: its next CRL is newer than any that was ever published, also by another restore
+    of the same backup, since an epoch is the time in seconds when it began (threats J9, D1).
+
+    A clock behind an earlier restore's still gives one more than ``target`` knows.
+    """
 
     def leap(older: Connection) -> None:
         older.execute(delete(tokens))
-        for row in older.execute(select(issuers)).all():
-            begun = max(load_number(row.number) // EPOCH, mark(Transaction(older), CRL_EPOCH)) + 1
-            raise_mark(Transaction(older), CRL_EPOCH, begun)
-            number = begun * EPOCH
-            values = {"number": dump_number(number)}
-            older.execute(update(issuers).where(issuers.c.issuer_key_id == row.issuer_key_id).values(values))
+        transaction = Transaction(older)
+        spent = [load_number(number) // EPOCH for number in older.execute(select(issuers.c.number)).scalars()]
+        begun = max(to_epoch(now), 1 + max((mark(transaction, CRL_EPOCH), *spent)))
+        raise_mark(transaction, CRL_EPOCH, begun)
+        older.execute(update(issuers).values(number=dump_number(begun * EPOCH)))
 
     _inside(target, leap)
 
@@ -140,7 +143,8 @@ def _carry_certificates(newer: Connection, older: Connection) -> tuple[int, int]
         revoked += sum(row["revoked_at"] is not None for row in unknown)
     _complete(newer, older)
     for row in newer.execute(select(certificates).where(_c.revoked_at.is_not(None))).all():
-        revoked += _mark_revoked(older, row.serial, row.revoked_at, row.reason, row.carried_by)
+        listed = {"carried_by": row.carried_by, "listed_by": row.listed_by}
+        revoked += _mark_revoked(older, row.serial, row.revoked_at, row.reason, listed)
     return revoked, missing
 
 
@@ -152,8 +156,8 @@ def _complete(newer: Connection, older: Connection) -> None:
             older.execute(update(certificates).where(_c.serial == serial, _c.der.is_(None)).values(der=der))
 
 
-def _mark_revoked(older: Connection, serial: bytes, at: int, reason: str, carried_by: bytes | None) -> int:
-    values = {"revoked_at": at, "reason": reason, "carried_by": carried_by}
+def _mark_revoked(older: Connection, serial: bytes, at: int, reason: str, listed: Mapping[str, bytes | None]) -> int:
+    values = {"revoked_at": at, "reason": reason, **listed}
     done = older.execute(update(certificates).where(_c.serial == serial, _c.revoked_at.is_(None)).values(values))
     return done.rowcount
 
@@ -169,7 +173,7 @@ def _revoke(older: Connection, recorded: Recorded, issuer_key_id: bytes) -> int:
         _block(older, recorded.reason, values["spki_sha256"])
         return 1
     _block(older, recorded.reason, row.spki_sha256)
-    return _mark_revoked(older, serial, at, recorded.reason.value, None)
+    return _mark_revoked(older, serial, at, recorded.reason.value, {})
 
 
 def _from_line(line: Mapping[str, Any], serial: bytes, issuer_key_id: bytes) -> dict[str, Any]:

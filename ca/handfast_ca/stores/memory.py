@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from handfast.certificates import format_serial
-from handfast.errors import Conflict, Invalid
+from handfast.errors import Conflict
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
@@ -44,6 +44,7 @@ class _Row:
     request_digest: bytes
     record: CertificateRecord
     carried_by: int = 0
+    listed_by: int = 0
 
     @property
     def revoked(self) -> bool:
@@ -247,29 +248,40 @@ class MemoryLedger:
         own = (row for row in self._rows.values() if row.record.spiffe_id == spiffe_id)
         return [row for row in own if row.record.not_after >= moment]
 
-    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
+    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime, base: int = 0) -> CrlPlan:
         issuer = self._issuers.get(issuer_key_id, _IssuerRow())
         this_update = verdicts.next_this_update(issuer.this_update, verdicts.whole_seconds(now))
         number = verdicts.next_number(issuer.number, self._marks.get(CRL_EPOCH, 0))
         self._issuers[issuer_key_id] = replace(issuer, number=number, this_update=this_update)
-        entries = tuple(
-            RevokedEntry(row.record.serial, row.record.revoked_at, row.record.reason)
-            for row in self._rows.values()
-            if row.record.issuer_key_id == issuer_key_id and not row.carried_by
-            if row.record.revoked_at is not None and row.record.reason is not None
+        rows = [row for row in self._rows.values() if row.revoked and row.record.issuer_key_id == issuer_key_id]
+        listed = [row for row in rows if not row.carried_by]
+        unlisted = [row for row in listed if not row.listed_by]
+        known = base == issuer.crl_number and base > 0
+        leaving = [row.record.serial for row in rows if row.carried_by == base] if known else []
+        return CrlPlan(
+            issuer_key_id,
+            number,
+            this_update,
+            tuple(map(_entry, unlisted if known else listed)),
+            base=base if known else 0,
+            removed=tuple(leaving),
+            total=len(listed),
+            unlisted=tuple(row.record.serial for row in unlisted),
+            turn=issuer.crl_number,
         )
-        return CrlPlan(issuer_key_id, number, this_update, entries)
 
     async def record_crl(self, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
-        issuer = self._issuers.get(plan.issuer_key_id)
-        if issuer is None or plan.number > issuer.number:
-            raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
-        if plan.number > issuer.crl_number:
-            issuer.crl_number, issuer.crl = plan.number, der
-        for entry in plan.entries:
-            row = self._rows.get((plan.issuer_key_id, entry.serial))
-            if row is not None and row.record.not_after < plan.this_update:
-                row.carried_by = max(row.carried_by, plan.number)
+        issuer = self._issuers.get(plan.issuer_key_id, _IssuerRow())
+        verdicts.check_turn(plan, issuer.number, issuer.crl_number)
+        issuer.crl_number, issuer.crl = plan.number, der
+        for serial in plan.unlisted:
+            row = self._rows.get((plan.issuer_key_id, serial))
+            if row is not None:
+                row.listed_by = plan.number
+        for row in self._rows.values():
+            past = row.revoked and row.listed_by and not row.carried_by and row.record.not_after < plan.this_update
+            if past and row.record.issuer_key_id == plan.issuer_key_id:
+                row.carried_by = plan.number
 
     async def latest_crl(self, issuer_key_id: bytes) -> bytes | None:
         issuer = self._issuers.get(issuer_key_id)
@@ -393,6 +405,12 @@ def _intended(intention: Intention) -> CertificateRecord:
         status=Status.INTENDED,
         parent_serial=intention.presented.serial if intention.presented else None,
     )
+
+
+def _entry(row: _Row) -> RevokedEntry:
+    assert row.record.revoked_at is not None
+    assert row.record.reason is not None
+    return RevokedEntry(row.record.serial, row.record.revoked_at, row.record.reason)
 
 
 def _revoke(rows: Iterable[_Row], reason: Reason, now: datetime) -> tuple[tuple[CertificateRecord, ...], bool]:

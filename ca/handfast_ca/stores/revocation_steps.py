@@ -8,7 +8,6 @@ from datetime import datetime
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from handfast.errors import Invalid
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.ledger import CRL_EPOCH, CertificateRecord, CrlPlan, RevokedEntry
@@ -51,27 +50,38 @@ _REVOKE = Prepared(
 )
 _IS_BLOCKED = Prepared(select(blocked.c.spki_sha256).where(blocked.c.spki_sha256 == bindparam("key")))
 _BLOCK = Prepared(insert(blocked))
-_ISSUER = Prepared(select(issuers).where(_i.issuer_key_id == bindparam("issuer")))
+_ISSUER = Prepared(select(_i.number, _i.this_update, _i.crl_number).where(_i.issuer_key_id == bindparam("issuer")))
+_KEPT = Prepared(select(_i.crl).where(_i.issuer_key_id == bindparam("issuer")))
 _ADD_ISSUER = Prepared(insert(issuers), ["issuer_key_id", "number", "this_update"])
 _SPEND_NUMBER = Prepared(
     update(issuers)
     .where(_i.issuer_key_id == bindparam("issuer"))
     .values(number=bindparam("next"), this_update=bindparam("at"))
 )
-_ON_CRL = Prepared(
-    select(_c.serial, _c.revoked_at, _c.reason)
-    .where(_c.issuer_key_id == bindparam("issuer"), _c.revoked_at.is_not(None), _c.carried_by.is_(None))
-    .order_by(_c.seq)
+_entry = select(_c.serial, _c.revoked_at, _c.reason)
+_of_issuer = (_c.issuer_key_id == bindparam("issuer"), _c.revoked_at.is_not(None))
+_listed = (*_of_issuer, _c.carried_by.is_(None))
+_UNLISTED = Prepared(_entry.where(*_listed, _c.listed_by.is_(None)).order_by(_c.seq))
+_LISTED = Prepared(_entry.add_columns(_c.listed_by).where(*_listed).order_by(_c.seq))
+_HOW_MANY = Prepared(select(func.count().label("many")).select_from(certificates).where(*_listed))
+_LEAVING = Prepared(
+    select(_c.serial)
+    .where(_c.issuer_key_id == bindparam("issuer"), _c.carried_by == bindparam("by"))
+    .where(_c.carried_by.is_not(None))
 )
 _KEEP_CRL = Prepared(
     update(issuers)
     .where(_i.issuer_key_id == bindparam("issuer"))
     .values(crl_number=bindparam("number_of_it"), crl=bindparam("octets"), next_update=bindparam("until"))
 )
-_CARRY = Prepared(
+_LIST = Prepared(
     update(certificates)
     .where(_c.issuer_key_id == bindparam("issuer"), _c.serial == bindparam("of"))
-    .where(_c.not_after < bindparam("at"), func.coalesce(_c.carried_by, b"") < bindparam("by"))
+    .values(listed_by=bindparam("by"))
+)
+_CARRY = Prepared(
+    update(certificates)
+    .where(*_listed, _c.listed_by.is_not(None), _c.not_after < bindparam("at"))
     .values(carried_by=bindparam("by"))
 )
 _MARK = Prepared(select(_m.value).where(_m.name == bindparam("called")))
@@ -139,38 +149,55 @@ def block_keys(transaction: Transaction, keys: set[bytes]) -> int:
     return len(unknown)
 
 
-def plan_crl(transaction: Transaction, issuer_key_id: bytes, now: datetime) -> CrlPlan:
+def plan_crl(transaction: Transaction, issuer_key_id: bytes, now: datetime, base: int) -> CrlPlan:
     row = _ISSUER(transaction, issuer=issuer_key_id).first()
     last = moment(row.this_update) if row is not None else None
     this_update = verdicts.next_this_update(last, verdicts.whole_seconds(now))
-    last_number = load_number(row.number if row is not None else None)
+    last_number, turn = (load_number(row.number), load_number(row.crl_number)) if row is not None else (0, 0)
     number = verdicts.next_number(last_number, mark(transaction, CRL_EPOCH))
     spent = {"next": dump_number(number), "at": epoch(this_update)}
     if row is None:
         _ADD_ISSUER(transaction, issuer_key_id=issuer_key_id, number=spent["next"], this_update=spent["at"])
     else:
         _SPEND_NUMBER(transaction, issuer=issuer_key_id, **spent)
-    entries_of_it = tuple(
-        RevokedEntry(load_number(found.serial), moment(found.revoked_at), Reason(found.reason))
-        for found in _ON_CRL(transaction, issuer=issuer_key_id)
+    if base and base == turn:
+        return _difference(transaction, CrlPlan(issuer_key_id, number, this_update, (), base=base, turn=turn))
+    rows = _LISTED(transaction, issuer=issuer_key_id).all()
+    unlisted = tuple(load_number(found.serial) for found in rows if found.listed_by is None)
+    entries_of_it = tuple(map(_load_entry, rows))
+    return CrlPlan(issuer_key_id, number, this_update, entries_of_it, total=len(rows), unlisted=unlisted, turn=turn)
+
+
+def _difference(transaction: Transaction, plan: CrlPlan) -> CrlPlan:
+    """What the list ``plan.base`` lacks and has too much. The rows that stay are counted, not read."""
+    fresh = tuple(map(_load_entry, _UNLISTED(transaction, issuer=plan.issuer_key_id)))
+    leaving = _LEAVING(transaction, issuer=plan.issuer_key_id, by=dump_number(plan.base))
+    return replace(
+        plan,
+        entries=fresh,
+        removed=tuple(load_number(found.serial) for found in leaving),
+        total=int(_HOW_MANY(transaction, issuer=plan.issuer_key_id).scalar()),
+        unlisted=tuple(entry.serial for entry in fresh),
     )
-    return CrlPlan(issuer_key_id, number, this_update, entries_of_it)
+
+
+def _load_entry(found: Row) -> RevokedEntry:
+    return RevokedEntry(load_number(found.serial), moment(found.revoked_at), Reason(found.reason))
 
 
 def record_crl(transaction: Transaction, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
     row = _ISSUER(transaction, issuer=plan.issuer_key_id).first()
-    if row is None or plan.number > load_number(row.number):
-        raise Invalid(f"CRL number {plan.number} was never planned", reason="CRL_UNPLANNED")
-    number = dump_number(plan.number)
-    if plan.number > load_number(row.crl_number):
-        _KEEP_CRL(transaction, issuer=plan.issuer_key_id, number_of_it=number, octets=der, until=epoch(next_update))
-    common = {"issuer": plan.issuer_key_id, "at": epoch(plan.this_update), "by": number}
-    _CARRY.many(transaction, [{**common, "of": dump_number(entry.serial)} for entry in plan.entries])
+    planned, recorded = (load_number(row.number), load_number(row.crl_number)) if row is not None else (0, 0)
+    verdicts.check_turn(plan, planned, recorded)
+    number, issuer = dump_number(plan.number), plan.issuer_key_id
+    _KEEP_CRL(transaction, issuer=issuer, number_of_it=number, octets=der, until=epoch(next_update))
+    _LIST.many(transaction, [{"issuer": issuer, "by": number, "of": dump_number(one)} for one in plan.unlisted])
+    _CARRY(transaction, issuer=issuer, by=number, at=epoch(plan.this_update))
 
 
 def latest_crl(transaction: Transaction, issuer_key_id: bytes) -> bytes | None:
-    row = _ISSUER(transaction, issuer=issuer_key_id).first()
-    return row.crl if row is not None else None
+    crl: bytes | None = _KEPT(transaction, issuer=issuer_key_id).scalar()
+    return crl
 
 
 def mark(transaction: Transaction, name: str) -> int:

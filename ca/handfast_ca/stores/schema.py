@@ -2,7 +2,8 @@
 
 Serials and CRL numbers are big-endian, 20 octets (RFC 5280, 4.1.2.2 and 5.2.3).
 What is wider than 64 bits is stored as octets of equal length, so that order by octets is order by number.
-``der IS NULL`` means intended. ``carried_by`` is the number of the last CRL past notAfter that named the serial.
+``der IS NULL`` means intended. ``listed_by`` is the number of the first recorded CRL that named the serial, ``carried_by`` that of
+the one past its notAfter, which is the last.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, PrimaryKey
 
 __all__ = ["SCHEMA_VERSION", "blocked", "certificates", "entries", "issuers", "marks", "metadata", "tokens", "versions"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -57,16 +58,22 @@ certificates = Table(
     Column("revoked_at", Integer),
     Column("reason", Text),
     Column("carried_by", LargeBinary),
+    Column("listed_by", LargeBinary),
     sqlite_autoincrement=True,
 )
 _columns = certificates.c
 _uncarried = _columns.revoked_at.is_not(None) & _columns.carried_by.is_(None)
+_unlisted = _uncarried & _columns.listed_by.is_(None)
+_carried = _columns.carried_by.is_not(None)
 _dangling = _columns.der.is_(None) & _columns.revoked_at.is_(None)
 _renewed = _columns.parent_serial.is_not(None)
 # Naming another database here loads its dialect at every start.
 Index("certificates_by_serial", _columns.serial, _columns.issuer_key_id, unique=True)
 Index("certificates_by_parent", _columns.parent_serial, sqlite_where=_renewed)
 Index("certificates_on_crl", _columns.issuer_key_id, _columns.seq, sqlite_where=_uncarried)
+Index("certificates_ending", _columns.issuer_key_id, _columns.not_after, sqlite_where=_uncarried)
+Index("certificates_unlisted", _columns.issuer_key_id, _columns.listed_by, sqlite_where=_unlisted)
+Index("certificates_carried", _columns.issuer_key_id, _columns.carried_by, sqlite_where=_carried)
 Index("certificates_dangling", _columns.seq, sqlite_where=_dangling)
 
 blocked = Table("blocked_keys", metadata, Column("spki_sha256", LargeBinary, primary_key=True))

@@ -151,10 +151,9 @@ class SqliteLedger:
         step = partial(revocations.revoke_identity, spiffe_id=spiffe_id, reason=reason, now=now)
         return await self._writer.write(step, essential=True)
 
-    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime) -> CrlPlan:
-        return await self._writer.write(
-            partial(revocations.plan_crl, issuer_key_id=issuer_key_id, now=now), essential=True
-        )
+    async def plan_crl(self, issuer_key_id: bytes, *, now: datetime, base: int = 0) -> CrlPlan:
+        step = partial(revocations.plan_crl, issuer_key_id=issuer_key_id, now=now, base=base)
+        return await self._writer.write(step, essential=True)
 
     async def record_crl(self, plan: CrlPlan, der: bytes, next_update: datetime) -> None:
         step = partial(revocations.record_crl, plan=plan, der=der, next_update=next_update)

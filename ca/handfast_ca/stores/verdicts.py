@@ -14,9 +14,11 @@ from fnmatch import fnmatchcase
 from handfast.certificates import format_serial
 from handfast.errors import Conflict, Exhausted, Invalid, NotFound, Refused, Unauthenticated
 from handfast.identity import SpiffeId
+from handfast.revocation import format_crl_number
 from handfast_ca.ledger import (
     CertificateFilter,
     CertificateRecord,
+    CrlPlan,
     Intention,
     LearntList,
     RevokedEntry,
@@ -201,6 +203,17 @@ def learnt_record(learnt: LearntList, entry: RevokedEntry, unknown: SpiffeId, un
 def next_number(last: int, epoch: int) -> int:
     """``epoch * 2^64 + sequence``: a new epoch begins past every number of the old one (RFC 5280, 5.2.3)."""
     return max(last, epoch << 64) + 1
+
+
+def check_turn(plan: CrlPlan, planned: int, recorded: int) -> None:
+    """Nothing was recorded since the plan was made, and nobody made the plan up (threat J5)."""
+    if plan.number > planned:
+        raise Invalid(f"CRL number {format_crl_number(plan.number)} was never planned", reason="CRL_UNPLANNED")
+    if plan.turn != recorded or plan.number <= recorded:
+        raise Conflict(
+            f"CRL number {format_crl_number(plan.number)} was planned after number {format_crl_number(plan.turn)}, and number {format_crl_number(recorded)} was recorded since",
+            reason="CRL_OUT_OF_TURN",
+        )
 
 
 def forgettable(candidates: Iterable[tuple[int, int | None]], kept_parents: frozenset[int]) -> list[int]:

@@ -28,7 +28,7 @@ from handfast.wire.v1 import report_pb2 as handfast_dot_wire_dot_v1_dot_report__
 from handfast.wire.v1 import trust_pb2 as handfast_dot_wire_dot_v1_dot_trust__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n handfast/wire/v1/authority.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandfast/wire/v1/report.proto\x1a\x1chandfast/wire/v1/trust.proto\"z\n\x0c\x45nrolRequest\x12\x14\n\njoin_token\x18\x01 \x01(\tH\x00\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x04 \x01(\tB\x07\n\x05proof\"H\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"n\n\rRenewalWindow\x12.\n\nnot_before\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11IssuedCredentials\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\'\n\x05trust\x18\x02 \x01(\x0b\x32\x18.handfast.v1.TrustUpdate\x12+\n\x07renewal\x18\x03 \x01(\x0b\x32\x1a.handfast.v1.RenewalWindow\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\"\x11\n\x0fGetTrustRequest\"\x13\n\x11WatchTrustRequest\"Q\n\nCheckpoint\x12*\n\x05lists\x18\x01 \x03(\x0b\x32\x1b.handfast.v1.CheckpointList\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\"\x86\x01\n\x0e\x43heckpointList\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x0c\x12/\n\x0bthis_update\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x0c\n\x04held\x18\x05 \x01(\x08\"\"\n\x10\x43heckpointAnswer\x12\x0e\n\x06wanted\x18\x01 \x03(\x0c\"\x16\n\x07\x43rlPart\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\"\"\n\x10OfferCrlResponse\x12\x0e\n\x06learnt\x18\x01 \x01(\r2\xf6\x03\n\tAuthority\x12\x42\n\x05\x45nrol\x12\x19.handfast.v1.EnrolRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x05Renew\x12\x19.handfast.v1.RenewRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x08GetTrust\x12\x1c.handfast.v1.GetTrustRequest\x1a\x18.handfast.v1.TrustUpdate\x12H\n\nWatchTrust\x12\x1e.handfast.v1.WatchTrustRequest\x1a\x18.handfast.v1.TrustUpdate0\x01\x12I\n\x0fOfferCheckpoint\x12\x17.handfast.v1.Checkpoint\x1a\x1d.handfast.v1.CheckpointAnswer\x12\x41\n\x08OfferCrl\x12\x14.handfast.v1.CrlPart\x1a\x1d.handfast.v1.OfferCrlResponse(\x01\x12\x45\n\x0cReportStatus\x12\x19.handfast.v1.StatusReport\x1a\x1a.handfast.v1.StatusReceiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n handfast/wire/v1/authority.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandfast/wire/v1/report.proto\x1a\x1chandfast/wire/v1/trust.proto\"z\n\x0c\x45nrolRequest\x12\x14\n\njoin_token\x18\x01 \x01(\tH\x00\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tspiffe_id\x18\x04 \x01(\tB\x07\n\x05proof\"t\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\ncrl_reader\x18\x03 \x01(\x0b\x32\x16.handfast.v1.CrlReader\"n\n\rRenewalWindow\x12.\n\nnot_before\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x11IssuedCredentials\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12\'\n\x05trust\x18\x02 \x01(\x0b\x32\x18.handfast.v1.TrustUpdate\x12+\n\x07renewal\x18\x03 \x01(\x0b\x32\x1a.handfast.v1.RenewalWindow\x12\x17\n\x0frepeated_answer\x18\x04 \x01(\x08\"=\n\x0fGetTrustRequest\x12*\n\ncrl_reader\x18\x01 \x01(\x0b\x32\x16.handfast.v1.CrlReader\"?\n\x11WatchTrustRequest\x12*\n\ncrl_reader\x18\x01 \x01(\x0b\x32\x16.handfast.v1.CrlReader\"Q\n\nCheckpoint\x12*\n\x05lists\x18\x01 \x03(\x0b\x32\x1b.handfast.v1.CheckpointList\x12\x17\n\x0f\x62undle_sequence\x18\x02 \x01(\x04\"\x86\x01\n\x0e\x43heckpointList\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x0c\x12/\n\x0bthis_update\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x0c\n\x04held\x18\x05 \x01(\x08\"\"\n\x10\x43heckpointAnswer\x12\x0e\n\x06wanted\x18\x01 \x03(\x0c\"\x16\n\x07\x43rlPart\x12\x0b\n\x03\x64\x65r\x18\x01 \x01(\x0c\"\"\n\x10OfferCrlResponse\x12\x0e\n\x06learnt\x18\x01 \x01(\r2\xf6\x03\n\tAuthority\x12\x42\n\x05\x45nrol\x12\x19.handfast.v1.EnrolRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x05Renew\x12\x19.handfast.v1.RenewRequest\x1a\x1e.handfast.v1.IssuedCredentials\x12\x42\n\x08GetTrust\x12\x1c.handfast.v1.GetTrustRequest\x1a\x18.handfast.v1.TrustUpdate\x12H\n\nWatchTrust\x12\x1e.handfast.v1.WatchTrustRequest\x1a\x18.handfast.v1.TrustUpdate0\x01\x12I\n\x0fOfferCheckpoint\x12\x17.handfast.v1.Checkpoint\x1a\x1d.handfast.v1.CheckpointAnswer\x12\x41\n\x08OfferCrl\x12\x14.handfast.v1.CrlPart\x1a\x1d.handfast.v1.OfferCrlResponse(\x01\x12\x45\n\x0cReportStatus\x12\x19.handfast.v1.StatusReport\x1a\x1a.handfast.v1.StatusReceiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLREQUEST']._serialized_start=175
   _globals['_ENROLREQUEST']._serialized_end=297
   _globals['_RENEWREQUEST']._serialized_start=299
-  _globals['_RENEWREQUEST']._serialized_end=371
-  _globals['_RENEWALWINDOW']._serialized_start=373
-  _globals['_RENEWALWINDOW']._serialized_end=483
-  _globals['_ISSUEDCREDENTIALS']._serialized_start=486
-  _globals['_ISSUEDCREDENTIALS']._serialized_end=631
-  _globals['_GETTRUSTREQUEST']._serialized_start=633
-  _globals['_GETTRUSTREQUEST']._serialized_end=650
-  _globals['_WATCHTRUSTREQUEST']._serialized_start=652
-  _globals['_WATCHTRUSTREQUEST']._serialized_end=671
-  _globals['_CHECKPOINT']._serialized_start=673
-  _globals['_CHECKPOINT']._serialized_end=754
-  _globals['_CHECKPOINTLIST']._serialized_start=757
-  _globals['_CHECKPOINTLIST']._serialized_end=891
-  _globals['_CHECKPOINTANSWER']._serialized_start=893
-  _globals['_CHECKPOINTANSWER']._serialized_end=927
-  _globals['_CRLPART']._serialized_start=929
-  _globals['_CRLPART']._serialized_end=951
-  _globals['_OFFERCRLRESPONSE']._serialized_start=953
-  _globals['_OFFERCRLRESPONSE']._serialized_end=987
-  _globals['_AUTHORITY']._serialized_start=990
-  _globals['_AUTHORITY']._serialized_end=1492
+  _globals['_RENEWREQUEST']._serialized_end=415
+  _globals['_RENEWALWINDOW']._serialized_start=417
+  _globals['_RENEWALWINDOW']._serialized_end=527
+  _globals['_ISSUEDCREDENTIALS']._serialized_start=530
+  _globals['_ISSUEDCREDENTIALS']._serialized_end=675
+  _globals['_GETTRUSTREQUEST']._serialized_start=677
+  _globals['_GETTRUSTREQUEST']._serialized_end=738
+  _globals['_WATCHTRUSTREQUEST']._serialized_start=740
+  _globals['_WATCHTRUSTREQUEST']._serialized_end=803
+  _globals['_CHECKPOINT']._serialized_start=805
+  _globals['_CHECKPOINT']._serialized_end=886
+  _globals['_CHECKPOINTLIST']._serialized_start=889
+  _globals['_CHECKPOINTLIST']._serialized_end=1023
+  _globals['_CHECKPOINTANSWER']._serialized_start=1025
+  _globals['_CHECKPOINTANSWER']._serialized_end=1059
+  _globals['_CRLPART']._serialized_start=1061
+  _globals['_CRLPART']._serialized_end=1083
+  _globals['_OFFERCRLRESPONSE']._serialized_start=1085
+  _globals['_OFFERCRLRESPONSE']._serialized_end=1119
+  _globals['_AUTHORITY']._serialized_start=1122
+  _globals['_AUTHORITY']._serialized_end=1624
 # @@protoc_insertion_point(module_scope)

@@ -63,19 +63,23 @@ class RenewRequest(_message.Message):
 
     CSR_FIELD_NUMBER: _builtins.int
     LIFETIME_FIELD_NUMBER: _builtins.int
+    CRL_READER_FIELD_NUMBER: _builtins.int
     csr: _builtins.bytes
     """As in EnrolRequest; bound to the DER of the presented leaf."""
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def crl_reader(self) -> _trust_pb2.CrlReader: ...
     def __init__(
         self,
         *,
         csr: _builtins.bytes = ...,
         lifetime: _duration_pb2.Duration | None = ...,
+        crl_reader: _trust_pb2.CrlReader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader", "lifetime", b"lifetime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "lifetime", b"lifetime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader", "csr", b"csr", "lifetime", b"lifetime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,12 +149,17 @@ Global___IssuedCredentials: _TypeAlias = IssuedCredentials  # noqa: Y015
 class GetTrustRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CRL_READER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def crl_reader(self) -> _trust_pb2.CrlReader: ...
     def __init__(
         self,
+        *,
+        crl_reader: _trust_pb2.CrlReader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,12 +169,17 @@ Global___GetTrustRequest: _TypeAlias = GetTrustRequest  # noqa: Y015
 class WatchTrustRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CRL_READER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def crl_reader(self) -> _trust_pb2.CrlReader: ...
     def __init__(
         self,
+        *,
+        crl_reader: _trust_pb2.CrlReader | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_reader", b"crl_reader"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

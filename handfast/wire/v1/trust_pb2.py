@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chandfast/wire/v1/trust.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x03\x43rl\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64\x65r\x18\x02 \x01(\x0c\"s\n\nRevocation\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06serial\x18\x02 \x01(\x0c\x12.\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\"s\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05roots\x18\x03 \x03(\x0c\x12\x0f\n\x07issuers\x18\x04 \x03(\x0c\x12\x1c\n\x14refresh_hint_seconds\x18\x05 \x01(\r\"\x98\x01\n\x07Reissue\x12.\n\ntainted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crenew_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x62\x61\x63kdate\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf8\x01\n\x0bTrustUpdate\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12(\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x18.handfast.v1.TrustBundle\x12\x1e\n\x04\x63rls\x18\x04 \x03(\x0b\x32\x10.handfast.v1.Crl\x12*\n\tannounced\x18\x05 \x03(\x0b\x32\x17.handfast.v1.Revocation\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x07reissue\x18\x14 \x01(\x0b\x32\x14.handfast.v1.Reissueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1chandfast/wire/v1/trust.proto\x12\x0bhandfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x03\x43rl\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03\x64\x65r\x18\x02 \x01(\x0c\"G\n\tCrlChange\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12#\n\x05steps\x18\x02 \x03(\x0b\x32\x14.handfast.v1.CrlStep\"@\n\x07\x43rlStep\x12\x13\n\x0b\x62\x61se_number\x18\x01 \x01(\x0c\x12\x0f\n\x07removed\x18\x02 \x03(\r\x12\x0f\n\x07outline\x18\x03 \x01(\x0c\"A\n\x08KnownCrl\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"B\n\tCrlReader\x12\x0f\n\x07\x63hanges\x18\x01 \x01(\x08\x12$\n\x05known\x18\x02 \x03(\x0b\x32\x15.handfast.v1.KnownCrl\"s\n\nRevocation\x12\x15\n\rissuer_key_id\x18\x01 \x01(\x0c\x12\x0e\n\x06serial\x18\x02 \x01(\x0c\x12.\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\"s\n\x0bTrustBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\r\n\x05roots\x18\x03 \x03(\x0c\x12\x0f\n\x07issuers\x18\x04 \x03(\x0c\x12\x1c\n\x14refresh_hint_seconds\x18\x05 \x01(\r\"\x98\x01\n\x07Reissue\x12.\n\ntainted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crenew_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x62\x61\x63kdate\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa5\x02\n\x0bTrustUpdate\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12(\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x18.handfast.v1.TrustBundle\x12\x1e\n\x04\x63rls\x18\x04 \x03(\x0b\x32\x10.handfast.v1.Crl\x12*\n\tannounced\x18\x05 \x03(\x0b\x32\x17.handfast.v1.Revocation\x12+\n\x07sent_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x0b\x63rl_changes\x18\x07 \x03(\x0b\x32\x16.handfast.v1.CrlChange\x12%\n\x07reissue\x18\x14 \x01(\x0b\x32\x14.handfast.v1.Reissueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CRL']._serialized_start=110
   _globals['_CRL']._serialized_end=151
-  _globals['_REVOCATION']._serialized_start=153
-  _globals['_REVOCATION']._serialized_end=268
-  _globals['_TRUSTBUNDLE']._serialized_start=270
-  _globals['_TRUSTBUNDLE']._serialized_end=385
-  _globals['_REISSUE']._serialized_start=388
-  _globals['_REISSUE']._serialized_end=540
-  _globals['_TRUSTUPDATE']._serialized_start=543
-  _globals['_TRUSTUPDATE']._serialized_end=791
+  _globals['_CRLCHANGE']._serialized_start=153
+  _globals['_CRLCHANGE']._serialized_end=224
+  _globals['_CRLSTEP']._serialized_start=226
+  _globals['_CRLSTEP']._serialized_end=290
+  _globals['_KNOWNCRL']._serialized_start=292
+  _globals['_KNOWNCRL']._serialized_end=357
+  _globals['_CRLREADER']._serialized_start=359
+  _globals['_CRLREADER']._serialized_end=425
+  _globals['_REVOCATION']._serialized_start=427
+  _globals['_REVOCATION']._serialized_end=542
+  _globals['_TRUSTBUNDLE']._serialized_start=544
+  _globals['_TRUSTBUNDLE']._serialized_end=659
+  _globals['_REISSUE']._serialized_start=662
+  _globals['_REISSUE']._serialized_end=814
+  _globals['_TRUSTUPDATE']._serialized_start=817
+  _globals['_TRUSTUPDATE']._serialized_end=1110
 # @@protoc_insertion_point(module_scope)

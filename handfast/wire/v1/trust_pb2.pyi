@@ -47,6 +47,122 @@ class Crl(_message.Message):
 Global___Crl: _TypeAlias = Crl  # noqa: Y015
 
 @_typing.final
+class CrlChange(_message.Message):
+    """How a list that the reader has becomes a later one of the same issuer, which is then verified whole. A reader that cannot
+    use it asks for the whole list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    issuer_key_id: _builtins.bytes
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___CrlStep]:
+        """In order. The base of each is what the one before makes."""
+
+    def __init__(
+        self,
+        *,
+        issuer_key_id: _builtins.bytes = ...,
+        steps: _abc.Iterable[Global___CrlStep] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer_key_id", b"issuer_key_id", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrlChange: _TypeAlias = CrlChange  # noqa: Y015
+
+@_typing.final
+class CrlStep(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_NUMBER_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    OUTLINE_FIELD_NUMBER: _builtins.int
+    base_number: _builtins.bytes
+    """Big-endian, unsigned, at most 20 octets (RFC 5280, 5.2.3): the number of the list that this step is taken from."""
+    outline: _builtins.bytes
+    """DER of the later CertificateList, with those entries only that come; they stand at the end of the whole list. Header,
+    extensions and signature are those of the whole list.
+    """
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions in that list of the entries that leave, rising, from 0."""
+
+    def __init__(
+        self,
+        *,
+        base_number: _builtins.bytes = ...,
+        removed: _abc.Iterable[_builtins.int] | None = ...,
+        outline: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_number", b"base_number", "outline", b"outline", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrlStep: _TypeAlias = CrlStep  # noqa: Y015
+
+@_typing.final
+class KnownCrl(_message.Message):
+    """A list that a reader has, so that it need not be sent again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    issuer_key_id: _builtins.bytes
+    number: _builtins.bytes
+    """As in CrlStep."""
+    sha256: _builtins.bytes
+    """Of the DER."""
+    def __init__(
+        self,
+        *,
+        issuer_key_id: _builtins.bytes = ...,
+        number: _builtins.bytes = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer_key_id", b"issuer_key_id", "number", b"number", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownCrl: _TypeAlias = KnownCrl  # noqa: Y015
+
+@_typing.final
+class CrlReader(_message.Message):
+    """What a reader makes use of. One that sends none of this gets whole lists."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    changes: _builtins.bool
+    """It takes CrlChange messages."""
+    @_builtins.property
+    def known(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownCrl]: ...
+    def __init__(
+        self,
+        *,
+        changes: _builtins.bool = ...,
+        known: _abc.Iterable[Global___KnownCrl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "known", b"known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrlReader: _TypeAlias = CrlReader  # noqa: Y015
+
+@_typing.final
 class Revocation(_message.Message):
     """A revocation that is durable at the CA, announced before (or with) the CRL that proves it."""
 
@@ -162,6 +278,7 @@ class TrustUpdate(_message.Message):
     CRLS_FIELD_NUMBER: _builtins.int
     ANNOUNCED_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
+    CRL_CHANGES_FIELD_NUMBER: _builtins.int
     REISSUE_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """True in the first message of a stream, and whenever the CA starts over: forget what is not in here,
@@ -175,7 +292,7 @@ class TrustUpdate(_message.Message):
 
     @_builtins.property
     def crls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Crl]:
-        """Those that changed; all of them when `whole`."""
+        """Those that changed; when `whole` all of them, but those that the reader said it has."""
 
     @_builtins.property
     def announced(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
@@ -184,6 +301,10 @@ class TrustUpdate(_message.Message):
     @_builtins.property
     def sent_at(self) -> _timestamp_pb2.Timestamp:
         """The CA's clock when it sent this."""
+
+    @_builtins.property
+    def crl_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CrlChange]:
+        """Instead of a list in `crls`, for readers that take changes."""
 
     @_builtins.property
     def reissue(self) -> Global___Reissue:
@@ -198,11 +319,12 @@ class TrustUpdate(_message.Message):
         crls: _abc.Iterable[Global___Crl] | None = ...,
         announced: _abc.Iterable[Global___Revocation] | None = ...,
         sent_at: _timestamp_pb2.Timestamp | None = ...,
+        crl_changes: _abc.Iterable[Global___CrlChange] | None = ...,
         reissue: Global___Reissue | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "reissue", b"reissue", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "crls", b"crls", "reissue", b"reissue", "revision", b"revision", "sent_at", b"sent_at", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "crl_changes", b"crl_changes", "crls", b"crls", "reissue", b"reissue", "revision", b"revision", "sent_at", b"sent_at", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

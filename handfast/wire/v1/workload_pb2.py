@@ -27,7 +27,7 @@ from handfast.wire.v1 import report_pb2 as handfast_dot_wire_dot_v1_dot_report__
 from handfast.wire.v1 import trust_pb2 as handfast_dot_wire_dot_v1_dot_trust__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/wire/v1/workload.proto\x12\x0bhandfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandfast/wire/v1/report.proto\x1a\x1chandfast/wire/v1/trust.proto\"\x19\n\x17WatchCredentialsRequest\"\xc3\x01\n\x13\x43redentialsSnapshot\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x03(\x0c\x12(\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x18.handfast.v1.TrustBundle\x12\x1e\n\x04\x63rls\x18\x05 \x03(\x0b\x32\x10.handfast.v1.Crl\x12*\n\tannounced\x18\x06 \x03(\x0b\x32\x17.handfast.v1.Revocation\"\x12\n\x10GetStatusRequest\"\x95\x04\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cnext_renewal\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_success\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clast_failure\x18\t \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\n \x01(\r\x12\x17\n\x0f\x63rl_age_seconds\x18\x0b \x01(\x01\x12\x33\n\x0f\x63rl_next_update\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tfreshness\x18\r \x01(\t\x12\x1d\n\x15outage_budget_seconds\x18\x0e \x01(\x01\x12\r\n\x05ready\x18\x0f \x01(\x08\x12\"\n\x06\x63hecks\x18\x10 \x03(\x0b\x32\x12.handfast.v1.Check\x12\x11\n\tconnected\x18\x11 \x01(\x08\x12\x0f\n\x07version\x18\x12 \x01(\t\"1\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xf1\x01\n\x08Workload\x12\\\n\x10WatchCredentials\x12$.handfast.v1.WatchCredentialsRequest\x1a .handfast.v1.CredentialsSnapshot0\x01\x12\x44\n\tGetStatus\x12\x1d.handfast.v1.GetStatusRequest\x1a\x18.handfast.v1.AgentStatus\x12\x41\n\x06Report\x12\x1a.handfast.v1.ServiceReport\x1a\x1b.handfast.v1.ServiceReceiptb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhandfast/wire/v1/workload.proto\x12\x0bhandfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dhandfast/wire/v1/report.proto\x1a\x1chandfast/wire/v1/trust.proto\".\n\x17WatchCredentialsRequest\x12\x13\n\x0b\x63rl_changes\x18\x01 \x01(\x08\"\x83\x02\n\x13\x43redentialsSnapshot\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\r\n\x05\x63hain\x18\x03 \x03(\x0c\x12(\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x18.handfast.v1.TrustBundle\x12\x1e\n\x04\x63rls\x18\x05 \x03(\x0b\x32\x10.handfast.v1.Crl\x12*\n\tannounced\x18\x06 \x03(\x0b\x32\x17.handfast.v1.Revocation\x12+\n\x0b\x63rl_changes\x18\x07 \x03(\x0b\x32\x16.handfast.v1.CrlChange\x12\x11\n\tkept_crls\x18\x08 \x03(\x0c\"\x12\n\x10GetStatusRequest\"\x95\x04\n\x0b\x41gentStatus\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0e\n\x06serial\x18\x04 \x01(\t\x12.\n\nnot_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cnext_renewal\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_success\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0clast_failure\x18\t \x01(\t\x12\x10\n\x08\x66\x61ilures\x18\n \x01(\r\x12\x17\n\x0f\x63rl_age_seconds\x18\x0b \x01(\x01\x12\x33\n\x0f\x63rl_next_update\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tfreshness\x18\r \x01(\t\x12\x1d\n\x15outage_budget_seconds\x18\x0e \x01(\x01\x12\r\n\x05ready\x18\x0f \x01(\x08\x12\"\n\x06\x63hecks\x18\x10 \x03(\x0b\x32\x12.handfast.v1.Check\x12\x11\n\tconnected\x18\x11 \x01(\x08\x12\x0f\n\x07version\x18\x12 \x01(\t\"1\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xf1\x01\n\x08Workload\x12\\\n\x10WatchCredentials\x12$.handfast.v1.WatchCredentialsRequest\x1a .handfast.v1.CredentialsSnapshot0\x01\x12\x44\n\tGetStatus\x12\x1d.handfast.v1.GetStatusRequest\x1a\x18.handfast.v1.AgentStatus\x12\x41\n\x06Report\x12\x1a.handfast.v1.ServiceReport\x1a\x1b.handfast.v1.ServiceReceiptb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'handfast.wire.v1.workload_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WATCHCREDENTIALSREQUEST']._serialized_start=142
-  _globals['_WATCHCREDENTIALSREQUEST']._serialized_end=167
-  _globals['_CREDENTIALSSNAPSHOT']._serialized_start=170
-  _globals['_CREDENTIALSSNAPSHOT']._serialized_end=365
-  _globals['_GETSTATUSREQUEST']._serialized_start=367
-  _globals['_GETSTATUSREQUEST']._serialized_end=385
-  _globals['_AGENTSTATUS']._serialized_start=388
-  _globals['_AGENTSTATUS']._serialized_end=921
-  _globals['_CHECK']._serialized_start=923
-  _globals['_CHECK']._serialized_end=972
-  _globals['_WORKLOAD']._serialized_start=975
-  _globals['_WORKLOAD']._serialized_end=1216
+  _globals['_WATCHCREDENTIALSREQUEST']._serialized_end=188
+  _globals['_CREDENTIALSSNAPSHOT']._serialized_start=191
+  _globals['_CREDENTIALSSNAPSHOT']._serialized_end=450
+  _globals['_GETSTATUSREQUEST']._serialized_start=452
+  _globals['_GETSTATUSREQUEST']._serialized_end=470
+  _globals['_AGENTSTATUS']._serialized_start=473
+  _globals['_AGENTSTATUS']._serialized_end=1006
+  _globals['_CHECK']._serialized_start=1008
+  _globals['_CHECK']._serialized_end=1057
+  _globals['_WORKLOAD']._serialized_start=1060
+  _globals['_WORKLOAD']._serialized_end=1301
 # @@protoc_insertion_point(module_scope)

@@ -24,12 +24,17 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class WatchCredentialsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CRL_CHANGES_FIELD_NUMBER: _builtins.int
+    crl_changes: _builtins.bool
+    """The reader takes `crl_changes` and `kept_crls`."""
     def __init__(
         self,
+        *,
+        crl_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl_changes", b"crl_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -45,6 +50,8 @@ class CredentialsSnapshot(_message.Message):
     BUNDLE_FIELD_NUMBER: _builtins.int
     CRLS_FIELD_NUMBER: _builtins.int
     ANNOUNCED_FIELD_NUMBER: _builtins.int
+    CRL_CHANGES_FIELD_NUMBER: _builtins.int
+    KEPT_CRLS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Rises with every change, also across restarts of the agent."""
     private_key: _builtins.bytes
@@ -61,6 +68,14 @@ class CredentialsSnapshot(_message.Message):
     def announced(self) -> _containers.RepeatedCompositeFieldContainer[_trust_pb2.Revocation]:
         """Known revocations that no CRL in `crls` carries yet."""
 
+    @_builtins.property
+    def crl_changes(self) -> _containers.RepeatedCompositeFieldContainer[_trust_pb2.CrlChange]:
+        """Instead of a list in `crls`, for readers that take changes."""
+
+    @_builtins.property
+    def kept_crls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Issuers whose list is that of the snapshot before on this stream, for readers that take changes."""
+
     def __init__(
         self,
         *,
@@ -70,10 +85,12 @@ class CredentialsSnapshot(_message.Message):
         bundle: _trust_pb2.TrustBundle | None = ...,
         crls: _abc.Iterable[_trust_pb2.Crl] | None = ...,
         announced: _abc.Iterable[_trust_pb2.Revocation] | None = ...,
+        crl_changes: _abc.Iterable[_trust_pb2.CrlChange] | None = ...,
+        kept_crls: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "chain", b"chain", "crls", b"crls", "generation", b"generation", "private_key", b"private_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "bundle", b"bundle", "chain", b"chain", "crl_changes", b"crl_changes", "crls", b"crls", "generation", b"generation", "kept_crls", b"kept_crls", "private_key", b"private_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

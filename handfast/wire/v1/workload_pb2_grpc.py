@@ -56,7 +56,8 @@ class WorkloadServicer:
     """Missing associated documentation comment in .proto file."""
 
     def WatchCredentials(self, request, context):
-        """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn.
+        """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn. Only of revocation lists
+        a reader that takes changes gets no more than the difference from the snapshot before.
         Requires the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint, 3).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -33,7 +33,8 @@ class WorkloadStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkloadAsyncStub: ...
     WatchCredentials: _grpc.UnaryStreamMultiCallable[_workload_pb2.WatchCredentialsRequest, _workload_pb2.CredentialsSnapshot]
-    """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn.
+    """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn. Only of revocation lists
+    a reader that takes changes gets no more than the difference from the snapshot before.
     Requires the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint, 3).
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_workload_pb2.GetStatusRequest, _workload_pb2.AgentStatus]
@@ -45,7 +46,8 @@ class WorkloadStub:
 class WorkloadAsyncStub(WorkloadStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     WatchCredentials: _aio.UnaryStreamMultiCallable[_workload_pb2.WatchCredentialsRequest, _workload_pb2.CredentialsSnapshot]  # type: ignore[assignment]
-    """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn.
+    """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn. Only of revocation lists
+    a reader that takes changes gets no more than the difference from the snapshot before.
     Requires the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint, 3).
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_workload_pb2.GetStatusRequest, _workload_pb2.AgentStatus]  # type: ignore[assignment]
@@ -60,7 +62,8 @@ class WorkloadServicer(metaclass=_abc_1.ABCMeta):
         request: _workload_pb2.WatchCredentialsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_workload_pb2.CredentialsSnapshot], _abc.AsyncIterator[_workload_pb2.CredentialsSnapshot]]:
-        """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn.
+        """The whole snapshot first, then a whole snapshot at every change. What is absent is withdrawn. Only of revocation lists
+        a reader that takes changes gets no more than the difference from the snapshot before.
         Requires the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint, 3).
         """
 
