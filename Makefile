@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
 DOCS_STAMP := $(VENV)/.made-docs
+# Most of what a test waits for is other processes; files are shared out whole.
+WORKERS ?= 2
 UV_VERSION := 0.13.8
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-annotate --no-header --no-emit-package handfast --no-emit-package handfast-ca \
@@ -41,7 +43,7 @@ demo: $(STAMP) ## A CA, two agents, two gRPC services: enrol, call, rotate under
 
 test: $(STAMP) ## The tests, under ten minutes on two cores
 	tests/system-packages.sh
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-all: $(STAMP) ## Also what takes longer: kill -9 in hundreds, mutants, fuzzing, Envoy, Java, built wheels
 	tests/system-packages.sh all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import psutil
@@ -13,6 +14,10 @@ from hypothesis import settings
 settings.register_profile("handfast", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("long", deadline=None, max_examples=10_000)
 settings.load_profile("handfast")
+
+# Who is started in the background ignores SIGINT, and so would every program that the tests interrupt. One that is handled
+# here is as ever in those.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for name in [name for name in os.environ if name.startswith("HANDFAST_")]:
     del os.environ[name]
