@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from handfast.cli.crl import shown_number
 from handfast.cli.output import Column, Row, emit_one
 from handfast.cli.progress import bar
 from handfast.cli.session import TIMEOUT
@@ -39,7 +40,7 @@ DONE = [
     Column("reason", "reason"),
     Column("revoked before", "already_revoked"),
     Column("key", lambda row: {True: "blocked", False: "was blocked before"}.get(row["key_blocked"])),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row.get("crl_number") or "")),
     Column("told watchers", "watchers"),
 ]
 
