@@ -21,6 +21,9 @@ PATIENCE = 600
 NOTICED, UNNOTICED, NO_IMPORT = 1, 0, 100
 """How the tests end when one failed, when none did, and when the mutant is no program. Every other end is a mistake too."""
 
+LOST = 255
+"""What ``multiprocessing`` says when it did not hear how a process ended; it is begun again."""
+
 # Every mutant has a process of its own, which begins with other people's code loaded and none of ours.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
@@ -85,13 +88,20 @@ class Tree:
 
     def _run(self, file: str | None, tests: Sequence[str]) -> tuple[int | None, str]:
         log = self._place / "output"
+        code: int | None = LOST
+        for _attempt in range(3):
+            if code == LOST:
+                code = self._run_once(file, tests, log)
+        return code, log.read_text(encoding="utf-8", errors="replace")
+
+    def _run_once(self, file: str | None, tests: Sequence[str], log: Path) -> int | None:
         process = _PROCESSES.Process(target=_in_the_copy, args=(self._place, file, tuple(tests), log))
         process.start()
         process.join(PATIENCE)
         if process.is_alive():
             process.kill()
             process.join()
-        return process.exitcode, log.read_text(encoding="utf-8", errors="replace")
+        return process.exitcode
 
 
 def _in_the_copy(place: Path, file: str | None, tests: tuple[str, ...], log: Path) -> None:
