@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from handfast.errors import Conflict, HandfastError, Invalid, NotFound, Unavailable
 from handfast.identity import TrustDomain
+from handfast_ca.durable import sync_directory
 
 __all__ = ["CONFIG", "ISSUER_KEY", "LEDGER", "TRAIL", "TRAIL_HEAD", "Manifest", "create", "pack", "unpack"]
 
@@ -112,7 +113,7 @@ def pack(members: Mapping[str, Path], manifest: Manifest, scratch: Path, target:
             file.flush()
             os.fsync(file.fileno())
         packed.replace(target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         raise Unavailable(f"{target} cannot be written: {error.strerror}", reason="DISK_FULL") from error
 
@@ -121,14 +122,6 @@ def _add(archive: tarfile.TarFile, name: str, data: BinaryIO, size: int, at: dat
     about = tarfile.TarInfo(name)
     about.size, about.mode, about.mtime = size, 0o600, int(at.timestamp())
     archive.addfile(about, data)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def unpack(source: Path, into: Path) -> Manifest:

@@ -17,6 +17,7 @@ from handfast.clock import Clock
 from handfast.errors import Broken, HandfastError, Unavailable
 from handfast_ca.audit_check import AuditProblem, AuditReport, head_path, read_head, read_record, verify_audit
 from handfast_ca.audit_trail import START, AuditLog, AuditValue, Chain, MemoryAudit, Position, check_fields
+from handfast_ca.durable import sync_directory
 from handfast_ca.ledger import Page
 
 __all__ = ["AuditLog", "AuditProblem", "AuditReport", "FileAudit", "MemoryAudit", "verify_audit"]
@@ -65,7 +66,7 @@ class FileAudit:
             self._chain = Chain(clock, boot=_boot_id(), position=self._end())
             self._write_head()
             _keep_reserve(self._reserve, reserve_bytes)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as error:
             raise _unavailable(path, error) from error
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
@@ -251,14 +252,6 @@ def _keep_reserve(path: Path, size: int) -> None:
             os.posix_fallocate(file, 0, size)
         finally:
             os.close(file)
-
-
-def _sync_directory(directory: Path) -> None:
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _boot_id() -> str:

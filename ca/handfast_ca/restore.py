@@ -27,6 +27,7 @@ from handfast_ca.audit import FileAudit
 from handfast_ca.audit_check import read_record
 from handfast_ca.audit_revocations import recorded_revocations
 from handfast_ca.config import Config, load
+from handfast_ca.durable import sync_directory
 from handfast_ca.stores.database import check_sound, hold
 from handfast_ca.stores.forward import Carried, carry_forward, carry_recorded, leap_numbers, quarantine
 from handfast_ca.stores.snapshot import snapshot, summary
@@ -221,9 +222,5 @@ def _swap(merged: Path, ledger: Path, now: datetime) -> Path | None:
     for suffix in ("-wal", "-shm"):
         ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
     ready.replace(ledger)
-    directory = os.open(ledger.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(ledger.parent)
     return aside

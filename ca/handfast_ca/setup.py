@@ -20,6 +20,7 @@ from handfast.identity import TrustDomain
 from handfast_ca.ceremony import ROOT_CRL_MARGIN, make_issuer, make_root, make_root_crl
 from handfast_ca.config import load
 from handfast_ca.custody.file import store_key
+from handfast_ca.durable import sync_directory
 from handfast_ca.urls import PublicUrls
 
 __all__ = ["Initialised", "Wishes", "check_free", "initialise"]
@@ -73,7 +74,7 @@ def initialise(directory: Path, wishes: Wishes, *, passphrase: bytes | None, now
         if directory.exists():
             directory.rmdir()
         building.rename(directory)
-        _sync(directory.parent)
+        sync_directory(directory.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -96,7 +97,7 @@ def _fill(folder: Path, wishes: Wishes, passphrase: bytes | None, now: datetime)
     _write(folder / "issuer" / "issuer.crt", pem_chain([issuing.certificate]))
     _write(folder / "handfast.yaml", _config(wishes).encode("utf-8"))
     _check_config(folder / "handfast.yaml")
-    _sync(folder)
+    sync_directory(folder)
     return root.certificate, until
 
 
@@ -139,11 +140,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

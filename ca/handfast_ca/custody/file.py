@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from handfast.errors import Broken, Conflict, Invalid, NotFound, Refused
 from handfast.keys import CaPrivateKey
+from handfast_ca.durable import sync_directory
 
 __all__ = ["Stretching", "is_sealed", "load_key", "read_container", "seal", "store_key", "unseal"]
 
@@ -116,11 +117,7 @@ def store_key(
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def is_sealed(path: Path) -> bool:

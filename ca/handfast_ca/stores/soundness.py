@@ -24,6 +24,7 @@ from threading import Event, Thread, get_native_id
 from sqlalchemy import Connection
 
 from handfast.errors import Broken, HandfastError
+from handfast_ca.durable import sync_directory
 from handfast_ca.stores.schema import certificates, metadata
 from handfast_ca.stores.trouble import is_damage
 
@@ -163,7 +164,7 @@ def _take_mark(path: Path) -> object:
     with os.fdopen(handle, "rb") as file:
         text = file.read(4096)
     place.unlink()
-    _sync(path.parent)
+    sync_directory(path.parent)
     try:
         return json.loads(text)
     except ValueError:
@@ -174,11 +175,3 @@ def _put_mark(path: Path) -> None:
     handle = os.open(mark_path(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="ascii") as file:
         json.dump(_identity(path), file)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
