@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,10 @@ def status(ca: RunningServe) -> dict[str, Any]:
     return {f"{line['group']}/{line['name']}": line for line in json.loads(done.out)["checks"]}
 
 
-def until(what: str, true: Any, within: float = 60.0) -> None:
+def until(what: str, true: Any, within: float = 60.0, said: Callable[[], object] = str) -> None:
     deadline = time.monotonic() + within
     while not true():
-        assert time.monotonic() < deadline, f"not in {within:g} s: {what}"
+        assert time.monotonic() < deadline, f"not in {within:g} s: {what}\n{said()}"
         time.sleep(0.05)
 
 
@@ -187,7 +188,11 @@ def test_a_destroyed_ca_comes_back_without_one_revocation_less(
 
         # Everybody answered: it signs again, with what it learnt, above all numbers of before.
         shop.tell(signal.SIGCONT)
-        until("the quarantine ends", lambda: metric(new, "handfast_ca_quarantine") == 0)
+        until(
+            "the quarantine ends",
+            lambda: metric(new, "handfast_ca_quarantine") == 0,
+            said=lambda: (status(new)["restore/quarantine"], *shop.messages),
+        )
         whole = time.monotonic()
         assert status(new)["restore/quarantine"]["level"] == "ok"
         for agent in (shop, pay):

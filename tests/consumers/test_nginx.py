@@ -56,6 +56,10 @@ class Served:
     def workers(self) -> set[int]:
         return {child.pid for child in psutil.Process(self.program.pid).children()}
 
+    def accepting(self) -> set[int]:
+        """Workers that were not told to end: nginx says so in their titles."""
+        return {child.pid for child in psutil.Process(self.program.pid).children() if not _is_ending(child)}
+
     async def hear_of_revocation(self) -> None:
         """The agent is told and its hook reloads."""
         await self.reloaded_by(self.member.listen())
@@ -65,6 +69,13 @@ class Served:
         before = self.workers()
         await cause
         await eventually(lambda: self.workers().isdisjoint(before), self.said)
+
+
+def _is_ending(worker: psutil.Process) -> bool:
+    try:
+        return "shutting down" in " ".join(worker.cmdline())
+    except psutil.NoSuchProcess:
+        return True
 
 
 def configure(home: Path, directory: Path, port: int, behind: int, shutdown: str = "10s") -> Path:
@@ -185,9 +196,11 @@ async def test_an_answer_under_way_is_finished_and_no_other_follows_over_its_con
         with Asker(nginx.port, context_of(revoked)) as open_one:
             asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
             await eventually(lambda: "/slow" in service.asked, nginx.said)
+            before = nginx.accepting()
             peer.authority.revoke(revoked)
             await nginx.member.listen()
-            await eventually(lambda: not ask(nginx.port, context_of(revoked)).good, nginx.said)
+            await eventually(lambda: nginx.accepting().isdisjoint(before), nginx.said)
+            assert not (await asyncio.to_thread(ask, nginx.port, context_of(revoked))).good
             service.release.set()
             assert (await asking).body == b"seen"
             assert (await asyncio.to_thread(open_one.ask)).status == 0
