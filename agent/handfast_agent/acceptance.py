@@ -76,7 +76,11 @@ def checked(
     for usage in sorted(wanted.usages - leaf.usages):
         found.add("usages", "ANSWER_MISMATCH", f"the certificate is not for use as a TLS {usage}")
     _check_lifetime(wanted, credentials, found)
-    found.raise_if_any("what the CA answered is not what was asked for", kind=Broken)
+    found.raise_if_any(
+        "what the CA answered is not what was asked for",
+        kind=Broken,
+        hint="the configuration must not ask for more than the entry gives: `handfast entry show`",
+    )
     return credentials
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,24 +81,28 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         raise Invalid(f"the configuration {path} cannot be read: {error.strerror}", reason="NO_CONFIG") from error
     except UnicodeDecodeError as error:
         raise Invalid(f"the configuration {path} is not UTF-8", reason="INVALID_CONFIG") from error
-    return parse(text, environment, base=path.parent.absolute())
+    return parse(text, environment, base=path.parent.absolute(), name=f"the configuration {path}")
 
 
-def parse(text: str, environment: Mapping[str, str] = os.environ, *, base: Path = Path("/")) -> Config:
-    """As :func:`load`, from a text. Relative paths are relative to ``base``."""
+def parse(
+    text: str,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    base: Path = Path("/"),
+    name: str = "the configuration",
+) -> Config:
+    """As :func:`load`, from a text. Relative paths are relative to ``base``; errors call it ``name``."""
     found = ViolationsCollector()
     try:
         document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader that also refuses duplicates
     except Exception as error:
         # Dates that do not exist and brackets in thousands come as whatever Python calls them.
-        raise Invalid(
-            f"the configuration is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG"
-        ) from error
+        raise Invalid(f"{name} is not readable YAML: {_first_line(error)}", reason="INVALID_CONFIG") from error
     if environment.get(_EXPOSED_IN):
         found.add("environment", "TOKEN_EXPOSED", f"a join token in {_EXPOSED_IN} can be read by others")
     config = _Reader(found, base).config(document)
     hint = _HINT if any(v.reason == "TOKEN_EXPOSED" for v in found.violations) else ""
-    found.raise_if_any("the configuration is refused", kind=Invalid, hint=hint)
+    found.raise_if_any(f"{name} is refused", kind=Invalid, hint=hint)
     return config
 
 
@@ -160,9 +165,9 @@ class _Reader:
     def _ca(self, value: object) -> CaAddress:
         ca = self._mapping("ca", value, required={"address", "enrol"}, optional={"http"})
         return CaAddress(
-            self._text("ca.address", ca.get("address")),
-            self._text("ca.enrol", ca.get("enrol")),
-            self._text("ca.http", ca.get("http", "http://127.0.0.1:7080")),
+            self._address("ca.address", ca.get("address")),
+            self._address("ca.enrol", ca.get("enrol")),
+            self._url("ca.http", ca.get("http", "http://127.0.0.1:7080")),
         )
 
     def _pin(self, value: object) -> TrustPin:
@@ -190,7 +195,11 @@ class _Reader:
         return names, self._each("ip_addresses", top.get("ip_addresses"), parse_ip_address)
 
     def _usages(self, value: object) -> frozenset[Usage]:
-        return frozenset(Usage) if value is None else frozenset(self._each("usages", value, Usage))
+        """Without a wish, whatever the entry gives that renewals can be made with."""
+        usages = frozenset({Usage.CLIENT}) if value is None else frozenset(self._each("usages", value, Usage))
+        if Usage.CLIENT not in usages:
+            self._found.add("usages", "INVALID_CONFIG", "client must be among them: renewals are calls of a TLS client")
+        return usages
 
     def _ownership(self, value: object) -> Ownership:
         files = self._mapping(
@@ -240,11 +249,22 @@ class _Reader:
     def _listen(self, value: object) -> tuple[str, int] | None:
         if value is None:
             return None
-        host, _, port = str(value).rpartition(":")
-        if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
-            self._found.add("health", "INVALID_CONFIG", f"{value!r} is not host:port")
-            return None
-        return host, int(port)
+        host, _, port = self._address("health", str(value)).rpartition(":")
+        return (host, int(port)) if host else None
+
+    def _address(self, where: str, value: object) -> str:
+        text = self._value(where, value, str) or ""
+        host, _, port = text.rpartition(":")
+        if text and (not host or not port.isdecimal() or not port.isascii() or len(port) > 5 or int(port) > 65535):
+            self._found.add(where, "INVALID_CONFIG", f"{text[:80]!a} is not HOST:PORT")
+            return ""
+        return text
+
+    def _url(self, where: str, value: object) -> str:
+        text = self._value(where, value, str) or ""
+        if text and not text.startswith(("http://", "https://")):
+            self._found.add(where, "INVALID_CONFIG", f"{text[:80]!a} does not begin with http:// or https://")
+        return text
 
     def _mapping(
         self,
@@ -260,7 +280,9 @@ class _Reader:
         prefix = f"{where}." if where else ""
         for key in value:
             if key not in required and key not in optional:
-                self._found.add(f"{prefix}{key}", "UNKNOWN_KEY", f"key {key!r} is not known")
+                near = get_close_matches(str(key), [*required, *optional], n=1)
+                suggestion = f"; did you mean {near[0]!r}?" if near else ""
+                self._found.add(f"{prefix}{key}", "UNKNOWN_KEY", f"key {key!r} is not known{suggestion}")
         for key in sorted(set(required) - set(value)):
             self._found.add(f"{prefix}{key}", "MISSING_KEY", f"key {key!r} is missing")
         return value
@@ -278,9 +300,6 @@ class _Reader:
         except ValueError as error:
             self._found.add(where, "INVALID_CONFIG", str(error))
         return None
-
-    def _text(self, where: str, value: object) -> str:
-        return self._value(where, value, str) or ""
 
     def _path(self, where: str, value: object) -> Path | None:
         text = self._value(where, value, str) or ""

@@ -25,6 +25,7 @@ from handfast.errors import HandfastError, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import EMPTY, Revocations
 from handfast.rpc.folder import private_folder
+from handfast.rpc.unreachable import why_unreachable
 
 __all__ = ["Peer", "Tunnel", "tunnel"]
 
@@ -161,7 +162,10 @@ async def _connect(
             hint="is the pinned root the one that `handfast ca init` printed?",
         ) from error
     except (OSError, TimeoutError, ValueError) as error:
-        raise Unavailable(f"the CA at {peer.address} cannot be reached: {str(error) or 'no answer in time'}") from error
+        raise Unavailable(
+            f"the CA at {peer.address} cannot be reached: {why_unreachable(error)}",
+            hint="is `handfast ca serve` running there, and is `ca` in the configuration right?",
+        ) from error
     try:
         _check(peer, clock, writer)
     except HandfastError:

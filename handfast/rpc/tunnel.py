@@ -33,6 +33,7 @@ from handfast.revocation import FreshnessPolicy
 from handfast.rpc.folder import private_folder
 from handfast.rpc.pipes import Pipe, dial, dial_unix, relay
 from handfast.rpc.refusals import Refusals
+from handfast.rpc.unreachable import why_unreachable
 
 __all__ = ["Connection", "Peer", "Tunnel", "open_tunnel"]
 
@@ -164,8 +165,9 @@ class Tunnel:
                 f"the server at {peer} is not trusted: {error.verify_message}", reason="UNTRUSTED"
             ) from error
         except (OSError, TimeoutError) as error:
-            text = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error) or "no answer in time"
-            raise Unavailable(f"{peer} cannot be reached: {text}", hint="is it running there?") from error
+            raise Unavailable(
+                f"{peer} cannot be reached: {why_unreachable(error)}", hint="is it running there?"
+            ) from error
         try:
             leaf = Leaf.parse(far.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
             self._judge(leaf)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from handfast.certificates import Usage
 from handfast.errors import Invalid
 from handfast_agent.config import load, parse
 
@@ -45,6 +46,29 @@ def test_every_mistake_is_reported_with_its_path() -> None:
         "health": "INVALID_CONFIG",
         "files.private_mode": "MODE_TOO_WIDE",
     }
+
+
+def test_addresses_that_are_none_and_usages_nobody_can_renew_with_are_refused() -> None:
+    text = GOOD.replace('address: "127.0.0.1:7443"', "address: nowhere, http: ca.test").replace(
+        'enrol: "127.0.0.1:7444"', 'enrol: "ca:70000"'
+    )
+    assert reasons(text + "usages: [server]\n") == dict.fromkeys(
+        ("ca.address", "ca.enrol", "ca.http", "usages"), "INVALID_CONFIG"
+    )
+
+
+def test_without_a_wish_the_usages_are_those_of_the_entry_with_client_among_them() -> None:
+    assert parse(GOOD, {}).wanted.usages == {Usage.CLIENT}
+    assert parse(GOOD + "usages: [client, server]\n", {}).wanted.usages == set(Usage)
+
+
+def test_a_mistyped_key_comes_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(GOOD.replace("directory:", "directroy:"))
+    with pytest.raises(Invalid) as refused:
+        load(file, {})
+    assert f"the configuration {file} is refused" in refused.value.message
+    assert "did you mean 'directory'?" in refused.value.message
 
 
 def test_a_key_that_stands_twice_is_refused() -> None:

@@ -32,7 +32,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "file",
-    [HERE / name for name in ("operator.txt", "refused.txt", "doctor.txt", "backup.txt")]
+    [HERE / name for name in ("operator.txt", "refused.txt", "doctor.txt", "backup.txt", "agent.txt")]
     + [DOCS / name for name in ("operating.md", "incidents.md")],
     ids=name_of,
 )
@@ -50,6 +50,15 @@ def test_the_reference_leaves_no_command_out() -> None:
     shown = REFERENCE.read_text("utf-8").splitlines()
     missing = [name for name in names(root, click.Context(root), "handfast") if f"$ {name} --help" not in shown]
     assert missing == []
+
+
+def test_every_command_stands_in_a_transcript() -> None:
+    """What the reference shows is `--help`; this is what happens. The demo itself has tests of its own."""
+    pages = [*HERE.glob("*.txt"), DOCS / "operating.md", DOCS / "incidents.md"]
+    shown = "\n".join(page.read_text("utf-8") for page in pages)
+    known = names(root, click.Context(root), "handfast")
+    commands = [name for name in known if not any(other.startswith(f"{name} ") for other in known)]
+    assert [name for name in commands if f"\n$ {name} " not in shown and f"\n$ {name}\n" not in shown] == []
 
 
 def names(command: click.Command, context: click.Context, path: str) -> list[str]:

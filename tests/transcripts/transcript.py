@@ -6,7 +6,9 @@
 | ``! …`` | a line on stderr; every other line below a command is on stdout |
 | ``[exit N]`` | the exit code, where it is not 0 |
 | ``@let NAME $ handfast …`` | runs a command that must succeed, and keeps its stdout under a name |
+| ``@write FILE TEXT`` | a line at the end of a file, which nobody else may read |
 | ``@stop``, ``@start`` | the CA |
+| ``@agent FILE``, ``@end`` | an agent with this configuration runs until it is ended; its socket is ``run/agent.sock`` |
 | ``# …``, a fence of Markdown | for the reader; ends the output of the command above |
 
 What differs from run to run (times, serials, ports, …) stands there as ``<TIME>``, ``<SERIAL>`` and so on; runs of spaces in
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from tests.agent.running import RunningAgent
 from tests.ca_serve.process import Done, RunningServe, handfast
 
 __all__ = ["Session", "replay"]
@@ -48,6 +51,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(root|issuing CA) [0-9a-f]{8}\b", r"\1 <ID>"),
         (r"\b(?:\d+[dhms])+ left", "<DURATION> left"),
         (r'_after": "\w+"', '_after": "<DURATION>"'),
+        (r"((?:CRL age|survives a dead CA for):\s+)[\dhms]+", r"\1<DURATION>"),
+        (r'("(?:crl_age|outage_budget)_seconds": )[\d.]+', r"\1<SECONDS>"),
+        (r'("?generation"?:\s+)\d+', r"\1<NUMBER>"),
         (r"\d+% of its life", "<SHARE> of its life"),
         (r"(Python|cryptography|grpcio|Handfast|handfast(?:-\w+)?) \d+\.\d+\.\d+", r"\1 <VERSION>"),
         (r'"version": "\d+\.\d+\.\d+"', '"version": "<VERSION>"'),
@@ -63,6 +69,7 @@ class Session:
     ca: RunningServe | None
     directory: Path
     values: dict[str, str] = field(default_factory=dict)
+    agent: RunningAgent | None = None
 
     def __post_init__(self) -> None:
         if self.ca is not None:
@@ -81,12 +88,32 @@ class Session:
     def let(self, name: str, command: str) -> None:
         self.values[name] = self.run(command).check().out.strip()
 
+    def write(self, name: str, text: str) -> None:
+        file = self.directory / name
+        file.touch(mode=0o600)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(self._filled(text) + "\n")
+
     def switch(self, word: str) -> None:
         assert self.ca is not None
         if word == "@stop":
             self.ca.stop()
         else:
             self.ca.start()
+
+    def start_agent(self, config: str) -> None:
+        self.agent = RunningAgent(self.directory / config).launch()
+        self.agent.wait_until(self._agent_is_ready)
+
+    def _agent_is_ready(self) -> bool:
+        """And hears news of the CA: both are shown."""
+        done = handfast("agent", "status", "--socket", "run/agent.sock", "-o", "json")
+        return done.code == 0 and bool(json.loads(done.out)["connected"])
+
+    def end(self) -> None:
+        """Of the agent, if one runs."""
+        if self.agent is not None:
+            self.agent.__exit__(None, None, None)
 
     def shown(self, done: Done) -> list[str]:
         """Both channels and the exit code, with placeholders for what differs from run to run."""
@@ -114,7 +141,10 @@ class Session:
 def replay(file: Path, session: Session) -> None:
     """Runs every command of the file. Raises ``AssertionError`` with the first one that is not as it stands there."""
     before = file.read_text("utf-8")
-    seen = "\n".join(_replayed(before.splitlines(), session)) + "\n"
+    try:
+        seen = "\n".join(_replayed(before.splitlines(), session)) + "\n"
+    finally:
+        session.end()
     seen = seen.replace("\n\n```\n", "\n```\n")  # no empty line between the last output and a closing fence
     if os.environ.get("TRANSCRIPTS") == "write":
         file.write_text(seen, "utf-8")
@@ -139,4 +169,11 @@ def _replayed(lines: list[str], session: Session) -> Iterator[str]:
             session.let(name, command)
         elif line in ("@stop", "@start"):
             session.switch(line)
+        elif line.startswith("@write "):
+            _, name, text = line.split(maxsplit=2)
+            session.write(name, text)
+        elif line.startswith("@agent "):
+            session.start_agent(line.removeprefix("@agent "))
+        elif line == "@end":
+            session.end()
         yield line
