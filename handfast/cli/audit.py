@@ -14,6 +14,7 @@ import click
 from handfast.cli.checks import Check, Level, any_failed, print_checks
 from handfast.cli.crl import shown_number
 from handfast.cli.exits import Exit
+from handfast.cli.group import Group
 from handfast.cli.output import Column, Row, emit, output_option, print_document
 from handfast.cli.session import pages, registry
 from handfast.errors import NotFound
@@ -44,7 +45,7 @@ COLUMNS = [
 ]
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """The audit log: one line for every decision, chained by hashes."""
 

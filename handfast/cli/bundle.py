@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from handfast.cli.group import Group
 from handfast.cli.output import Column, emit, note, output_option
 from handfast.cli.session import trust_update
 
@@ -19,7 +20,7 @@ COLUMNS = [
 ]
 
 
-@click.group()
+@click.group(cls=Group)
 def bundle() -> None:
     """The trust bundle: roots, and the issuing CAs below them."""
 

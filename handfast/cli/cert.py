@@ -12,6 +12,7 @@ import click
 from handfast.cli.duration import DURATION
 from handfast.cli.exits import Exit
 from handfast.cli.files import read_file, write_file
+from handfast.cli.group import Group
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
 from handfast.cli.suggestion import suggesting
@@ -37,7 +38,7 @@ DETAIL = [
 ]
 
 
-@click.group()
+@click.group(cls=Group)
 def cert() -> None:
     """Certificates: issue, sign, renew, list, show."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from handfast.cli.group import Group
 from handfast.cli.output import Column, emit, note, output_option, shown_time
 from handfast.cli.session import trust_update
 from handfast.errors import NotFound
@@ -22,7 +23,7 @@ COLUMNS = [
 ]
 
 
-@click.group()
+@click.group(cls=Group)
 def crl() -> None:
     """Revocation lists: one for each issuing CA, signed, with rising numbers."""
 

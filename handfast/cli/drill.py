@@ -10,6 +10,7 @@ import click
 
 from handfast.cli import mass_revocation
 from handfast.cli.exits import Exit
+from handfast.cli.group import Group
 from handfast.cli.output import Column, Row, emit, emit_one, note, output_option, print_document, shown_time
 from handfast.cli.progress import bar
 from handfast.cli.session import TIMEOUT, registry
@@ -33,7 +34,7 @@ MISSING = [
 ]
 
 
-@click.group()
+@click.group(cls=Group)
 def drill() -> None:
     """Rehearse an incident on the mesh that runs."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from handfast.cli.duration import DURATION
+from handfast.cli.group import Group
 from handfast.cli.output import Column, emit, emit_one, note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, pages, registry
 from handfast.cli.suggestion import suggesting
@@ -34,7 +35,7 @@ DETAIL = [
 _NONE = "no entries; `handfast entry add` makes one"
 
 
-@click.group()
+@click.group(cls=Group)
 def entry() -> None:
     """Registration entries: an identity, and what its certificates may carry."""
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import click
 
 from handfast.cli.duration import DURATION
+from handfast.cli.group import Group
 from handfast.cli.output import note, output_option, shown_time
 from handfast.cli.session import TIMEOUT, registry
 from handfast.cli.suggestion import suggesting
@@ -14,7 +15,7 @@ from handfast.cli.suggestion import suggesting
 __all__ = ["token"]
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Join tokens: a secret that makes one workload, once, one identity."""
 

@@ -52,6 +52,18 @@ def test_the_reference_leaves_no_command_out() -> None:
     assert missing == []
 
 
+def test_no_summary_is_cut_off_on_a_narrow_terminal() -> None:
+    context = click.Context(root, terminal_width=80)
+    groups = [
+        found
+        for name in root.list_commands(context)
+        if isinstance(found := root.get_command(context, name), click.Group)
+    ]
+    for group in (root, *groups):
+        shown = group.get_help(click.Context(group, info_name=group.name, terminal_width=80)).splitlines()[1:]
+        assert [line for line in shown if line.endswith("...")] == []
+
+
 def test_every_command_stands_in_a_transcript() -> None:
     """What the reference shows is `--help`; this is what happens. The demo itself has tests of its own."""
     pages = [*HERE.glob("*.txt"), DOCS / "operating.md", DOCS / "incidents.md"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from handfast.cli.exits import Exit, explain, leave_on_error
+from handfast.cli.group import Group
 from handfast.cli.output import output_option
 from handfast.errors import Invalid
 
@@ -26,7 +27,7 @@ config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def agent() -> None:
     """Run the sidecar that keeps a workload's credentials."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from handfast.cli.group import Group
 from handfast_ca.cli.backup import backup, restore
 from handfast_ca.cli.init import init
 from handfast_ca.cli.operator import operator, passphrase_of
@@ -14,7 +15,7 @@ from handfast_ca.cli.release import release
 __all__ = ["ca"]
 
 
-@click.group()
+@click.group(cls=Group)
 def ca() -> None:
     """The certificate authority."""
 
