@@ -11,15 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -28,10 +28,10 @@ from handfast.certificates import load_certificates
 from handfast.clock import SystemClock
 from handfast.credentials import Credentials
 from handfast.csr import build_csr
-from handfast.errors import Refused
+from handfast.errors import Invalid, NotFound, Refused
 from handfast.identity import SpiffeId
 from handfast.keys import generate
-from handfast.revocation import RevocationList, Revocations
+from handfast.revocation import RevocationList, Revocations, split_pem
 from handfast.rpc.guard import AioGuard
 from handfast.rpc.server import server_credentials
 from handfast.sources import StaticSource
@@ -58,6 +58,7 @@ from handfast_ca.stores.sqlite import SqliteLedger
 __all__ = ["ca_identity", "open_authority", "renew_own", "reserved_credentials", "serve"]
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 DRAIN_SECONDS = 5.0
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 8 * 1024
@@ -87,7 +88,7 @@ def ca_identity(config: Config) -> SpiffeId:
 @asynccontextmanager
 async def open_authority(config: Config, passphrase: bytes | None) -> AsyncIterator[Authority]:
     """The authority over the configured files, started. Raises ``Refused`` (``ROOT_KEY_ONLINE``) for a root's key."""
-    issuer_certificate = load_certificates(config.issuer_certificate.read_bytes())[0]
+    issuer_certificate = _given(config.issuer_certificate, load_certificates)[0]
     if issuer_certificate.subject == issuer_certificate.issuer:
         raise Refused(
             f"{config.issuer_certificate} is a root: it signs issuing CAs at a ceremony, and never leaves",
@@ -95,8 +96,9 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
             hint="name the issuing CA under `issuer`, and keep the root's key away from here",
         )
     issuer = LocalIssuer(issuer_certificate, load_key(config.issuer_key, passphrase))
-    root = load_certificates(config.root_certificate.read_bytes())[0]
-    root_crl = x509.load_pem_x509_crl(config.root_crl.read_bytes()).public_bytes(Encoding.DER)
+    root = _given(config.root_certificate, load_certificates)[0]
+    bundle = TrustBundle(config.trust_domain, (root,), (issuer_certificate,), sequence=1)
+    root_crls = _given(config.root_crl, split_pem)
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         ledger = await SqliteLedger.open(config.state / "ledger.db")
@@ -106,19 +108,34 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
         authority = Authority(
             trust_domain=config.trust_domain,
             issuer=issuer,
-            bundle=TrustBundle(config.trust_domain, (root,), (issuer_certificate,), sequence=1),
+            bundle=bundle,
             ledger=ledger,
             audit=audit,
             clock=clock,
             profile=config.profile,
             urls=config.urls,
             reserved=_reserved(config),
-            root_crls=(root_crl,),
+            root_crls=root_crls,
             quorum=config.quorum,
         )
         await authority.start()
         stack.push_async_callback(authority.close)
         yield authority
+
+
+def _given(path: Path, read: Callable[[bytes], tuple[T, ...]]) -> tuple[T, ...]:
+    """What a file of the configuration holds: something, or an error that names the file."""
+    try:
+        found = read(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}", reason="NO_FILE") from error
+    except Invalid as error:
+        raise Invalid(
+            f"{path}: {error.message}", reason=error.reason, hint=f"`handfast inspect {path}` shows what it holds"
+        ) from error
+    if not found:
+        raise Invalid(f"{path} is empty", reason="NO_FILE")
+    return found
 
 
 def _reserved(config: Config) -> dict[SpiffeId, Entry]:

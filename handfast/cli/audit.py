@@ -87,7 +87,7 @@ def _newest_first(ctx: click.Context) -> Iterator[dict[str, Any]]:
 
 
 @audit.command("verify")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--at-least",
     type=click.IntRange(0),
@@ -107,6 +107,7 @@ def verify(file: Path, at_least: int, output: str) -> None:
 
     if find_spec("handfast_ca") is None:
         raise NotFound("`audit verify` comes with the distribution handfast-ca", hint="pip install handfast-ca")
+    _refuse_a_missing(file)
     ledger = file.with_name("ledger.db")
     if ledger.exists():
         at_least = max(at_least, import_module("handfast_ca.stores.snapshot").audit_mark(ledger))
@@ -119,6 +120,18 @@ def verify(file: Path, at_least: int, output: str) -> None:
     else:
         print_document(_document(report), output)
     raise SystemExit(Exit.REFUSED if any_failed(checks) else Exit.DONE)
+
+
+def _refuse_a_missing(file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        gone = file.with_name(f"{file.name}.head").exists()
+        raise NotFound(
+            f"{file} cannot be read: {error.strerror}",
+            reason="NO_FILE",
+            hint="its head file is there: the log itself was moved or removed" if gone else "",
+        ) from error
 
 
 def _checks(file: Path, report: Any) -> Iterator[Check]:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from handfast.errors import Broken, Conflict, HandfastError, Invalid, NotFound, Refused
 from handfast.keys import generate, spki_der
 from handfast_ca.custody.file import Stretching, load_key, seal, store_key, unseal
+from handfast_ca.custody.passphrase import read_passphrase
 
 QUICK = Stretching(iterations=1, lanes=1, memory_kib=64)
 PASSPHRASE = b"correct horse battery staple"
@@ -144,6 +145,24 @@ def test_a_key_is_not_read_through_a_link(tmp_path: Path) -> None:
         load_key(tmp_path / "link.key", None)
     assert refused.value.reason == "KEY_FILE_MODE"
     assert "issuer.key" in refused.value.hint
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o600, 0), (0o640, 0), (0o644, 1)])
+def test_a_passphrase_that_others_may_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, told: int
+) -> None:
+    """E1."""
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse\n")
+    path.chmod(mode)
+    assert read_passphrase(path) == b"correct horse"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * told
+    assert "horse" not in caplog.text
+
+
+def test_a_directory_is_no_key(tmp_path: Path) -> None:
+    with pytest.raises(Broken, match=f"key file {tmp_path} is no file"):
+        load_key(tmp_path, None)
 
 
 def test_a_key_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

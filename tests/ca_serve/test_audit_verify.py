@@ -46,6 +46,13 @@ def test_an_untouched_trail_is_whole(copy: Path) -> None:
     assert handfast("audit", "verify", copy, "-o", "name").check().out.strip() == report["head"]["hash"]
 
 
+def test_a_trail_that_is_gone_is_missed(copy: Path) -> None:
+    """G3."""
+    copy.unlink()
+    verified = handfast("audit", "verify", copy)
+    assert (verified.code, "was moved or removed" in verified.err) == (1, True), verified.err
+
+
 CHANGES: dict[str, tuple[Callable[[Lines], Lines], str]] = {
     "a name in a line": (lambda lines: [line.replace(b"web1", b"web9") for line in lines], "CHANGED"),
     "a time in a line": (lambda lines: [lines[0].replace(b"T", b"U", 1), *lines[1:]], "CHANGED"),

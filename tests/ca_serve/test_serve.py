@@ -77,6 +77,26 @@ def test_a_key_file_that_others_may_read_is_refused(ca: RunningServe) -> None:
     assert ca.audit == before
 
 
+def test_a_file_that_is_none_is_named(ca: RunningServe) -> None:
+    """Nothing starts, and nothing is a fault of ours."""
+    for name, text in (
+        ("issuer/issuer.crt", None),
+        ("issuer/issuer.crt", "junk"),
+        ("root/root.crt", "junk"),
+        ("root/root.crl", ""),
+    ):
+        file = ca.directory / name
+        before = file.read_text()
+        if text is None:
+            file.unlink()
+        else:
+            file.write_text(text)
+        ca.launch()
+        assert ca.wait_ended() == 1
+        assert f"error: {file}" in ca.log.read_text("utf-8").splitlines()[-1 if text in (None, "") else -2]
+        file.write_text(before)
+
+
 def test_a_root_key_is_refused(ca: RunningServe) -> None:
     """E4: the root is no issuing CA."""
     before = ca.audit

@@ -149,12 +149,17 @@ def read_container(path: Path) -> bytes:
                 hint="name the file itself: issuer.key in the configuration",
             ) from error
         raise Broken(f"key file {path} cannot be read: {error.strerror}", reason="KEY_FILE_MODE") from error
-    with os.fdopen(file, "rb") as stored:
-        _check_mode(path, os.fstat(stored.fileno()))
-        return stored.read()
+    try:
+        _check_mode(path, os.fstat(file))
+        with os.fdopen(file, "rb", closefd=False) as stored:
+            return stored.read()
+    finally:
+        os.close(file)
 
 
 def _check_mode(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Broken(f"key file {path} is no file", reason="KEY_MALFORMED")
     mode = stat.S_IMODE(found.st_mode)
     if mode & ~_MODE:
         raise Broken(
