@@ -7,6 +7,7 @@ renewed when the operator says so: ``handfast cert renew``.
 
 from __future__ import annotations
 
+import stat
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -40,6 +41,7 @@ def operator_credentials(context: Context, now: datetime) -> Credentials:
             hint="on the CA's machine, `handfast ca operator` issues new ones",
         ) from error
     warn_of_expiry(found, now)
+    _warn_of_a_wide_key(context.credentials / "tls.key")
     ready = with_fresh_lists(context, found, now)
     if ready is not found:
         _keep(context.credentials, ready.revocations)
@@ -56,6 +58,13 @@ def warn_of_expiry(credentials: Credentials, now: datetime) -> None:
     validity = credentials.leaf.validity
     if (validity.not_after - now) / validity.duration < WARN_BELOW:
         note(f"warning: your certificate ends {shown_time(validity.not_after)}; `handfast cert renew` renews it")
+
+
+def _warn_of_a_wide_key(key: Path) -> None:
+    """A warning and no refusal: a pod's mounted secret may be as wide as that (threat E1)."""
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & 0o077:
+        note(f"warning: {key} has mode {mode:04o}, and others may read it: chmod 600")
 
 
 def with_fresh_lists(context: Context, credentials: Credentials, now: datetime) -> Credentials:

@@ -195,3 +195,11 @@ def test_control_c_at_the_question_leaves_nothing_behind(work: Path) -> None:
     assert done.code == 130
     assert "Traceback" not in done.shown
     assert list(work.iterdir()) == []
+
+
+def test_an_operator_s_key_that_others_may_read_is_told_with_every_command(tmp_path: Path) -> None:
+    """E1: nobody listens here, and the warning comes before that is found out."""
+    ca = RunningServe.initialised(tmp_path / "ca")
+    assert "others may read it" not in ca.handfast("entry", "list").err
+    (tmp_path / "ca" / "operator" / "tls.key").chmod(0o644)
+    assert "tls.key has mode 0644, and others may read it: chmod 600" in ca.handfast("entry", "list").err
