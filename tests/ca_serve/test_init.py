@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from handfast.cli.context import load
-from tests.ca_serve.process import PROGRAM, handfast
+from tests.ca_serve.process import PROGRAM, RunningServe, handfast
 
 pytestmark = pytest.mark.timeout(90)
 INIT = ("ca", "init", "ca", "--trust-domain", "test.example")
