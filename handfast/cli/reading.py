@@ -106,6 +106,7 @@ def certificate_item(certificate: x509.Certificate) -> Item:
         "not_before": shown_time(certificate.not_valid_before_utc),
         "not_after": shown_time(certificate.not_valid_after_utc),
         "usages": _usages(extensions),
+        **_limits_of_a_ca(extensions),
         "key": _key_name(certificate.public_key()),
         "key_sha256": spki_sha256(certificate.public_key()).hex(),
         "fingerprint": fingerprint(certificate),
@@ -186,6 +187,20 @@ def _is_ca(extensions: x509.Extensions) -> bool:
         return extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
+
+
+def _limits_of_a_ca(extensions: x509.Extensions) -> Item:
+    """How many CAs may follow below it, None for any number, and which names it is confined to. Nothing for a leaf."""
+    if not _is_ca(extensions):
+        return {}
+    try:
+        permitted = extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    except x509.ExtensionNotFound:
+        permitted = []
+    return {
+        "path_length": extensions.get_extension_for_class(x509.BasicConstraints).value.path_length,
+        "confined_to": [str(name.value) for name in permitted],
+    }
 
 
 def _usages(extensions: x509.Extensions) -> list[str]:

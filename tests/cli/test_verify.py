@@ -280,3 +280,16 @@ def test_inspect_shows_an_ocsp_answer(
     assert (shown[0]["serial"], shown[0]["status"], shown[0]["reason"]) == ("abcd", "revoked", "superseded")
     assert shown[0]["signed_by"] == authority.issuer.subject.rfc4514_string()
     assert (shown[1]["response"], "status" in shown[1]) == ("try_later", False)
+
+
+def test_inspect_shows_what_a_ca_is_limited_to(
+    files: Files, authority: TestAuthority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = generate()
+    ca = ca_certificate(key, "below", signer=authority.root, signing_key=authority.root_key, only="test.example")
+    leaf = leaf_of(key, ca, "test.example")
+    with pytest.raises(SystemExit):
+        main(["inspect", str(files.write("chain.pem", pem_chain([leaf, ca, authority.issuer]))), "-o", "json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert "path_length" not in shown[0]
+    assert [(one["path_length"], one["confined_to"]) for one in shown[1:]] == [(None, ["test.example"]), (0, [])]
