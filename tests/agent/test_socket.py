@@ -83,6 +83,23 @@ async def test_a_socket_is_never_bound_over_what_somebody_put_there(
     assert path.read_text() == "untouched"
 
 
+async def test_a_socket_that_somebody_serves_is_left_to_him(config: Config, clock: ManualClock, tmp_path: Path) -> None:
+    """Threat E8: gRPC would take its place without a word. One that was left behind is taken."""
+    agent = await enrolled(config, clock)
+    path = tmp_path / "private" / "s"
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(os.fspath(path))
+        first.listen()
+        before = path.stat().st_ino
+        with pytest.raises(Refused) as refused:
+            async with serve_socket(path, agent.source, lambda: 0, agent.look):
+                raise AssertionError("served")
+        assert (refused.value.reason, path.stat().st_ino) == ("SOCKET_IN_USE", before)
+    async with serve_socket(path, agent.source, lambda: 0, agent.look):
+        await connect(path, 1)
+
+
 async def test_another_user_cannot_reach_the_socket(config: Config, clock: ManualClock) -> None:
     """Threat E8: its directory lets nobody but their owner in. Only root can ask as somebody else, and does so here."""
     agent = await enrolled(config, clock)

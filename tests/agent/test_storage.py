@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from handfast.errors import Refused, Unavailable
+from handfast.errors import Conflict, Refused, Unavailable
 from handfast_agent.storage import Directory, Ownership
 
 
@@ -208,3 +208,14 @@ def test_owner_and_mode_are_as_configured(tmp_path: Path) -> None:
     directory.write(1, *pair(1))
     assert (directory.path / "tls.key").stat().st_mode & 0o777 == 0o640
     assert (directory.path / "tls.crt").stat().st_mode & 0o777 == 0o444
+
+
+def test_a_directory_is_one_agent_s_at_a_time(tmp_path: Path) -> None:
+    """E7. The kernel lets go of it when the process dies, so that nothing is left to clear away."""
+    path = tmp_path / "out"
+    with Directory(path).held():
+        with pytest.raises(Conflict) as refused, Directory(path).held():
+            pass
+        assert refused.value.reason == "AGENT_RUNNING"
+    with Directory(path).held():
+        assert list(path.iterdir()) == []

@@ -561,6 +561,7 @@ CONTROLS: tuple[Control, ...] = (
         "agent/handfast_agent/storage.py", "tests/agent/test_storage.py",
         control("files: a directory, no link", "E6", "_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC", "_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC", "test_a_directory_that_is_a_link_is_refused"),
         control("files: not read through a link", "E6", "_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC", "_READ = os.O_RDONLY | os.O_CLOEXEC", "tests/agent/test_storage.py::test_a_link_in_the_present_generation_is_not_read"),
+        control("files: one agent", "E7", "fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "test_a_directory_is_one_agent_s_at_a_time"),
         control("files: plain names", "E5", "        _check_name(name)\n", "        pass\n", "test_a_name_that_leads_out_is_refused"),
         control("files: nobody else writes there", "E6", "if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or", "if", "test_a_directory_that_others_may_write_to_is_refused"),
         control("files: modes as configured", "E1", "os.fchmod(file, mode)", "pass", "test_modes_are_as_promised_whatever_the_umask_says", "test_owner_and_mode_are_as_configured"),
@@ -576,6 +577,7 @@ CONTROLS: tuple[Control, ...] = (
         control("socket: a directory of its own", "E8", "found.st_mode & 0o077 or", "", "test_a_socket_directory_that_others_can_enter_is_refused"),
         control("socket: no link for a directory", "E8", "found = directory.lstat()\n    if not stat.S_ISDIR(found.st_mode) or", "found = directory.stat()\n    if", "tests/agent/test_socket.py::test_a_socket_directory_that_is_a_link_is_refused"),
         control("socket: mode", "E8", "old = os.umask(0o177)", "old = os.umask(0)", "tests/agent/test_socket.py::test_another_user_cannot_reach_the_socket"),
+        control("socket: not in place of one that lives", "E8", "    _refuse_a_live_one(path)\n", "    pass\n", "tests/agent/test_socket.py::test_a_socket_that_somebody_serves_is_left_to_him"),
         control("socket: not over what is there", "E8", "except RuntimeError as error:", "except ZeroDivisionError as error:", "tests/agent/test_socket.py::test_a_socket_is_never_bound_over_what_somebody_put_there"),
     ),
     *of(
