@@ -9,9 +9,17 @@ from pathlib import Path
 
 from handfast.errors import Invalid, NotFound
 
-__all__ = ["read_file", "write_file", "write_result"]
+__all__ = ["read_file", "shown_path", "write_file", "write_result"]
 
 MAX_BYTES = 64 * 1024 * 1024
+
+
+def shown_path(path: Path | str) -> str:
+    """
+    >>> shown_path("-"), shown_path(Path("tls.crt"))
+    ('standard input', 'tls.crt')
+    """
+    return "standard input" if str(path) == "-" else str(path)
 
 
 def read_file(path: Path) -> bytes:
@@ -19,9 +27,9 @@ def read_file(path: Path) -> bytes:
     try:
         data = sys.stdin.buffer.read(MAX_BYTES + 1) if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}", reason="NO_FILE") from error
+        raise NotFound(f"{shown_path(path)} cannot be read: {error.strerror}", reason="NO_FILE") from error
     if len(data) > MAX_BYTES:
-        raise Invalid(f"{path} is larger than {MAX_BYTES} bytes", reason="TOO_LARGE")
+        raise Invalid(f"{shown_path(path)} is larger than {MAX_BYTES} bytes", reason="TOO_LARGE")
     return data
 
 

@@ -41,9 +41,9 @@ def inspect(target: str, output: str) -> None:
     if target != "-" and not file.exists() and host and port.isdigit():
         items = look_at(host.strip("[]"), int(port))
     else:
-        from handfast.cli.files import read_file
+        from handfast.cli.files import read_file, shown_path
 
-        items = read_items(read_file(file), target)
+        items = read_items(read_file(file), shown_path(target))
     if output in ("json", "yaml"):
         print_document(items, output)
         return

@@ -12,7 +12,7 @@ import click
 
 from handfast.cli.checks import Check, Level, any_failed, as_rows, print_checks
 from handfast.cli.exits import Exit
-from handfast.cli.files import read_file
+from handfast.cli.files import read_file, shown_path
 from handfast.cli.output import output_option, print_document, shown_time
 from handfast.errors import HandfastError, Invalid
 
@@ -92,7 +92,7 @@ def _verify(
     from handfast.certificates import Leaf, Usage, verify_leaf
 
     chain = _certificates(file)
-    group = str(file)
+    group = shown_path(file)
     try:
         leaf = Leaf.of(chain[0])
     except HandfastError as error:
@@ -137,7 +137,9 @@ def _naming(file: Path) -> Iterator[None]:
         yield
     except Invalid as error:
         raise Invalid(
-            f"{file}: {error.message}", reason=error.reason, hint=f"`handfast inspect {file}` shows what it holds"
+            f"{shown_path(file)}: {error.message}",
+            reason=error.reason,
+            hint=f"`handfast inspect {file}` shows what it holds",
         ) from error
 
 

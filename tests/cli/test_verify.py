@@ -18,6 +18,7 @@ from handfast.cli.main import main
 from handfast.keys import PrivateKey, generate, key_identifier
 from handfast.ocsp import issuer_hashes
 from handfast.testing import ManualClock, TestAuthority
+from tests.ca_serve.process import handfast
 
 
 class Files:
@@ -293,3 +294,9 @@ def test_inspect_shows_what_a_ca_is_limited_to(
     shown = json.loads(capsys.readouterr().out)
     assert "path_length" not in shown[0]
     assert [(one["path_length"], one["confined_to"]) for one in shown[1:]] == [(None, ["test.example"]), (0, [])]
+
+
+def test_standard_input_is_called_so() -> None:
+    for words in (["inspect", "-"], ["verify", "-", "--bundle", "roots.pem"]):
+        done = handfast(*words, given="nothing of the kind")
+        assert (done.code, "standard input" in done.err) == (1, True), done.err
