@@ -483,10 +483,6 @@ class Authority:
         """Unexpired certificates that fit, the revoked ones too."""
         return await self._ledger.live(wanted, now=self.time.wall())
 
-    def is_reserved(self, name: str) -> bool:
-        """The CA's own identity, or one of its operators'."""
-        return SpiffeId.parse(name) in self._reserved
-
     async def certificate(self, serial: int) -> CertificateRecord:
         return await self._ledger.find(serial)
 

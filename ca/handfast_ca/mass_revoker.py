@@ -23,7 +23,7 @@ from handfast_ca.feed import Feed
 from handfast_ca.incident import LiveCertificate, MassFilter
 from handfast_ca.ledger import CertificateRecord, Ledger
 from handfast_ca.publisher import Publisher
-from handfast_ca.registration import RESERVED_PATH
+from handfast_ca.registration import is_reserved
 from handfast_ca.revoker import announcements
 from handfast_ca.timekeeper import Timekeeper
 
@@ -102,12 +102,12 @@ class MassRevoker:
         names = {one.spiffe_id for one in found if not one.revoked}
         if wanted.whole_identities:
             names |= await self._registered(wanted.identity_glob)
-        own = [one for one in found if not _reserved(one.spiffe_id)]
+        own = [one for one in found if not is_reserved(one.spiffe_id)]
         return Survey(
             tuple(one for one in own if not one.revoked),
-            tuple(sorted(name for name in names if not _reserved(name))),
+            tuple(sorted(name for name in names if not is_reserved(name))),
             sum(one.revoked for one in own),
-            tuple(sorted(name for name in names if _reserved(name))),
+            tuple(sorted(name for name in names if is_reserved(name))),
         )
 
     async def revoke(self, wanted: MassFilter, reason: Reason, *, by: str) -> AsyncGenerator[MassProgress, None]:
@@ -224,11 +224,6 @@ def _refuse_empty(wanted: MassFilter) -> None:
             reason="EMPTY_FILTER",
             hint="name an identity pattern, an issuer, a span of time or a key",
         )
-
-
-def _reserved(name: str) -> bool:
-    """``name`` is a SPIFFE ID."""
-    return f"/{name.split('/', 3)[3]}".startswith(RESERVED_PATH)
 
 
 def _batches(wanted: MassFilter, survey: Survey) -> list[Sequence[LiveCertificate] | Sequence[SpiffeId]]:

@@ -14,7 +14,7 @@ from handfast.errors import Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
 from handfast.lifetime import format_duration
 
-__all__ = ["MAX_COMMENT", "MINIMUM_LIFETIME", "RESERVED_PATH", "Entry", "Proof", "register"]
+__all__ = ["MAX_COMMENT", "MINIMUM_LIFETIME", "RESERVED_PATH", "Entry", "Proof", "is_reserved", "register"]
 
 MINIMUM_LIFETIME = timedelta(minutes=1)
 MAX_COMMENT = 200
@@ -24,6 +24,15 @@ E = TypeVar("E", bound=StrEnum)
 
 RESERVED_PATH = "/handfast/"
 """Identities of the CA itself and its operators live here; `entry add` refuses them."""
+
+
+def is_reserved(name: str) -> bool:
+    """``name`` is a SPIFFE ID: of the CA, of what signs its OCSP answers, or of an operator. No agent reports of these.
+
+    >>> is_reserved("spiffe://test.example/handfast/ocsp"), is_reserved("spiffe://test.example/handfast")
+    (True, False)
+    """
+    return f"/{name.split('/', 3)[3]}".startswith(RESERVED_PATH)
 
 
 class Proof(StrEnum):

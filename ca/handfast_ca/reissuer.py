@@ -8,14 +8,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 from handfast.errors import Conflict, Invalid, NotFound
-from handfast.identity import SpiffeId
 from handfast.lifetime import format_duration
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Feed
 from handfast_ca.incident import Reissue, Timeline, timeline
 from handfast_ca.ledger import Ledger
 from handfast_ca.profile import Profile
-from handfast_ca.registration import RESERVED_PATH
+from handfast_ca.registration import is_reserved
 from handfast_ca.timekeeper import Timekeeper
 
 __all__ = ["LONGEST_WINDOW", "SHORTEST_WINDOW", "Reissuer"]
@@ -85,7 +84,7 @@ class Reissuer:
 
     async def _timeline(self, order: Reissue) -> Timeline:
         found = await self._ledger.standings(order)
-        own = [one for one in found if not SpiffeId.parse(one.spiffe_id).path.startswith(RESERVED_PATH)]
+        own = [one for one in found if not is_reserved(one.spiffe_id)]
         return timeline(order, own, self._time.wall())
 
 
