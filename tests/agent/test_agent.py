@@ -379,6 +379,34 @@ async def test_an_older_crl_is_refused_and_alarmed_after_a_restart_too(
         assert one.driver.record.alarms == {"CRL_ROLLBACK": 1}
 
 
+@pytest.mark.parametrize("lies", [False, True], ids=["late", "older than what was known when it was asked"])
+async def test_an_answer_that_a_push_overtook_is_no_alarm_and_brings_nothing_back(
+    agent: Agent, peer: PeerAuthority, lies: bool
+) -> None:
+    """D1, D11: the CA said what was true when it was asked; what it may not do is to say less than it had said before."""
+    authority, driver = peer.authority, agent.driver
+    older = authority.crl
+    await driver.tick()
+    authority.revoke(4711)
+    await driver.hear(read_news(peer.trust()))
+    peer.old_list = older if lies else None
+    peer.slow_answer = asyncio.Event()
+    poll = asyncio.create_task(poll_once(driver, agent.upstream, agent.source))
+    asked = asyncio.create_task(peer.answering.wait())
+    await asyncio.wait({asked, poll}, return_when=asyncio.FIRST_COMPLETED)
+    assert asked.done(), driver.record
+    peer.old_list = None
+    authority.revoke(4712)
+    authority.set_roots((authority.root,), (authority.issuer,))
+    await driver.hear(read_news(peer.trust()))
+    newest = driver.trust
+    peer.slow_answer.set()
+    await poll
+    assert driver.trust == newest
+    assert driver.trust.revoked(authority.issue().leaf.issuer_key_id, 4712)
+    assert driver.record.alarms == ({"CRL_ROLLBACK": 1} if lies else {})
+
+
 async def test_an_older_bundle_is_refused_and_alarmed(agent: Agent, peer: PeerAuthority) -> None:
     """D11."""
     authority = peer.authority

@@ -60,6 +60,8 @@ class PeerAuthority(AuthorityServicer):
         self.checkpoints: list[authority_pb2.Checkpoint] = []
         self.wants_lists = False
         self.offered: list[bytes] = []
+        self.slow_answer: asyncio.Event | None = None
+        self.answering = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
         self.mtls_port = self.enrol_port = self.http_port = 0
@@ -93,7 +95,11 @@ class PeerAuthority(AuthorityServicer):
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
         self.asked_whole += not request.HasField("crl_reader")
-        return self.trust()
+        answer = self.trust()
+        if self.slow_answer is not None:
+            self.answering.set()
+            await self.slow_answer.wait()
+        return answer
 
     async def OfferCheckpoint(self, request: Any, context: Any) -> authority_pb2.CheckpointAnswer:
         self.checkpoints.append(request)
