@@ -449,6 +449,7 @@ class Authority:
                 await self._publisher.publish()
         except HandfastError as error:
             _log.error("no new CRL at the start: %s", error.message)
+        await self.reissue_wanted()
 
     async def _sign_again(self) -> None:
         """The quarantine is over. What keeps the first CRL from being signed now is for :meth:`status` to say."""
@@ -456,6 +457,16 @@ class Authority:
             await self._publisher.publish()
         except HandfastError as error:
             _log.error("no new CRL after the quarantine: %s", error.message)
+        await self.reissue_wanted()
+
+    async def reissue_wanted(self) -> None:
+        """Gives the order that a restore asked for, as soon as the CA signs: in quarantine nobody could obey it. Called often."""
+        if self.quarantine.is_open:
+            return
+        try:
+            await self._reissuer.give_wanted()
+        except HandfastError as error:
+            _log.error("the reissue that a restore asked for is not ordered yet: %s", error.message)
 
     def trust(self) -> TrustState:
         return self.feed.state

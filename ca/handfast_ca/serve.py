@@ -170,6 +170,7 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
             await authority.accept_clock(by="ca serve --accept-clock")
             if not authority.quarantine.is_open:
                 await authority.publish_crl()
+                await authority.reissue_wanted()
         if config.urls.ocsp:
             await authority.responder.signers.renew_if_due()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))
@@ -251,6 +252,7 @@ def _schedule(config: Config, authority: Authority, source: StaticSource, gate: 
     scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
     scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
     scheduler.add_job(authority.witnesses.look_again, "interval", minutes=1)
+    scheduler.add_job(authority.reissue_wanted, "interval", minutes=1)
     scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
     if config.urls.ocsp:
         scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)
