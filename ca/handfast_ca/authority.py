@@ -184,6 +184,7 @@ class Authority:
             publisher=self._publisher,
             time=self.time,
             backdate=profile.backdate,
+            longest=profile.longest,
         )
         self._reissuer = Reissuer(ledger=ledger, audit=audit, feed=self.feed, time=self.time, profile=profile)
         registrar = Registrar(
@@ -441,6 +442,7 @@ class Authority:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
         await self.quarantine.start()
         await self._revoker.revoke_dangling()
+        await self._mass_revoker.start()
         await self._reissuer.load()
         try:
             await self._publisher.load()
@@ -514,6 +516,7 @@ class Authority:
         now = self.time.wall()
         return (
             *self.witnesses.lines(),
+            *self._mass_revoker.lines(),
             *status_lines(
                 issuer=self.issuer.certificate,
                 crl=self._publisher.latest,
