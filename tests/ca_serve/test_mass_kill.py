@@ -238,7 +238,7 @@ def lives(directory: Path, seed: int, kills: int) -> None:
             dead = event.check_the_dead()
             event.ca.start()
             event.check_the_risen(dead)
-        event.kill_a_command_after(1)
+        event.kill_a_command_after(chance.randint(1, 3))
         dead = event.check_the_dead()
         event.ca.start()
         event.check_the_risen(dead)
