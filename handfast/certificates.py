@@ -334,9 +334,7 @@ def verify_leaf(
             f"the certificate of {leaf} does not lead to a trusted root: {error}", reason="UNTRUSTED"
         ) from error
     if any(_is_never_revoked(issuer) for issuer in verified.chain[1:]):
-        raise Refused(
-            f"the certificate of {leaf} leads over a CA with noRevAvail (RFC 9608, 4)", reason="UNTRUSTED"
-        )
+        raise Refused(f"the certificate of {leaf} leads over a CA with noRevAvail (RFC 9608, 4)", reason="UNTRUSTED")
     return tuple(verified.chain)
 
 
