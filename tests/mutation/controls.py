@@ -322,6 +322,10 @@ CONTROLS: tuple[Control, ...] = (
         control("token: hidden in a repr", "B2 G2", 'return f"JoinToken(hft_{self.prefix}...)"', 'return f"JoinToken({self.text})"', "tests/parsers/test_words.py::test_a_token_is_its_text"),
     ),
     *of(
+        "ca/handfast_ca/issuer_name.py", "tests/ca/test_parts.py",
+        control("issuer: one name, one key", "J7", "if await ledger.mark(name) != own:", "if False:", "test_a_name_belongs_to_the_first_key_that_signs_under_it"),
+    ),
+    *of(
         "ca/handfast_ca/ceremony.py", "tests/ca/test_parts.py",
         control("ceremony: an issuer within its root", "J10", "if not_after >= root.certificate.not_valid_after_utc:", "if False:", "test_an_issuing_ca_never_outlives_its_root"),
         control("ceremony: names of their own", "J7", " {secrets.token_hex(4)}", "", "test_two_issuing_cas_never_share_a_name"),
