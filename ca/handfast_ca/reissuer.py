@@ -5,9 +5,11 @@ The issuing key stays: this is the drill for the day on which it must not.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import timedelta
 
-from handfast.errors import Conflict, NotFound
+from handfast.errors import Conflict, HandfastError, NotFound
 from handfast.lifetime import format_duration
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Feed
@@ -27,16 +29,28 @@ from handfast_ca.timekeeper import Timekeeper
 
 __all__ = ["Reissuer"]
 
+_log = logging.getLogger(__name__)
+
 
 class Reissuer:
     """Gives the order and follows it. The CA's own certificate and its operators' are not part of it."""
 
-    def __init__(self, *, ledger: Ledger, audit: AuditLog, feed: Feed, time: Timekeeper, profile: Profile) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        audit: AuditLog,
+        feed: Feed,
+        time: Timekeeper,
+        profile: Profile,
+        hold: Callable[[], HandfastError | None],
+    ) -> None:
         self._ledger = ledger
         self._audit = audit
         self._feed = feed
         self._time = time
         self._backdate = profile.backdate
+        self._hold = hold
 
     async def load(self) -> None:
         """An order outlives the process that gave it: agents that come back still find it."""
@@ -58,17 +72,22 @@ class Reissuer:
         return await self._timeline(order)
 
     async def give_wanted(self) -> None:
-        """What ``ca restore --reissue-all`` left to be done, once the CA signs again; nothing when that was done.
+        """What ``ca restore --reissue-all`` left to be done, as soon as the CA signs; nothing when that was done.
 
-        Whatever order there was before, this one is newer. A stop between the order and its mark gives it once more: agents
-        that renewed meanwhile renew again.
+        Called often: in quarantine nobody could obey it, and what keeps it from being given is logged. Whatever order there was
+        before, this one is newer. A stop between the order and its mark gives it once more: agents that renewed meanwhile
+        renew again.
         """
         wanted = await self._ledger.mark(REISSUE_WANTED)
-        if wanted <= await self._ledger.mark(REISSUE_GIVEN):
+        if self._hold() is not None or wanted <= await self._ledger.mark(REISSUE_GIVEN):
             return
         window = wished_window(wanted)
         facts: dict[str, AuditValue] = {"event": "reissue", "by": "ca restore"}
-        await self._give(window, {**facts, "detail": f"window {format_duration(window)}, after a restore"})
+        try:
+            await self._give(window, {**facts, "detail": f"window {format_duration(window)}, after a restore"})
+        except HandfastError as error:
+            _log.error("the reissue that a restore asked for is not ordered yet: %s", error.message)
+            return
         await self._ledger.raise_mark(REISSUE_GIVEN, wanted)
 
     async def _give(self, window: timedelta, facts: dict[str, AuditValue]) -> Reissue:
