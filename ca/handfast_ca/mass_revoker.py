@@ -149,7 +149,7 @@ class MassRevoker:
                 if not survey.live:
                     break
             number = 0 if self._publisher.hold() else (await self._finished(self._publisher.publish())).number
-            await self._finished(self._runs.end(said, facts, number))
+            await self._finished(self._runs.end(said, facts))
         except BaseException:
             self._runs.stopped(said)
             self._publish_beside()  # what was revoked until here is proved, whoever listens

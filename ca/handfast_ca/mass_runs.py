@@ -95,11 +95,11 @@ class MassRuns:
         if run is not None:
             run.runs = False
 
-    async def end(self, said: str, facts: dict[str, AuditValue], crl_number: int) -> None:
+    async def end(self, said: str, facts: dict[str, AuditValue]) -> None:
         """All of it is revoked, and with it what an earlier run of the same words had left."""
         run = self._open.get(said[:MAX_TEXT])
         count = run.done if run else 0
-        line = {**facts, "event": END, "decision": "granted", "count": count, "crl_number": str(crl_number)}
+        line = {**facts, "event": END, "decision": "granted", "count": count}
         with suppress(Unavailable):
             await self._audit.append(line, essential=True)
         self._forget(said)

@@ -325,6 +325,12 @@ CONTROLS: tuple[Control, ...] = (
         control("token: hidden in a repr", "B2 G2", 'return f"JoinToken(hft_{self.prefix}...)"', 'return f"JoinToken({self.text})"', "tests/parsers/test_words.py::test_a_token_is_its_text"),
     ),
     *of(
+        "handfast/spiffe_bundle.py", "tests/vocabulary/test_spiffe_bundle.py",
+        control("SPIFFE bundle: nothing stands twice", "D14", "if len(found) != len(pairs):", "if False:", "test_a_name_that_stands_twice_is_refused_whichever_would_win"),
+        control("SPIFFE bundle: key and certificate", "D14", "if own != said:", "if False:", "test_a_document_that_is_not_exactly_a_bundle_is_refused"),
+        control("SPIFFE bundle: roots are CAs", "D13", "if not is_ca:", "if False:", "test_a_document_that_is_not_exactly_a_bundle_is_refused"),
+    ),
+    *of(
         "ca/handfast_ca/issuer_name.py", "tests/ca/test_parts.py",
         control("issuer: one name, one key", "J7", "if await ledger.mark(name) != own:", "if False:", "test_a_name_belongs_to_the_first_key_that_signs_under_it"),
     ),
