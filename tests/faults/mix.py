@@ -134,7 +134,10 @@ class Mesh:
         agent = self.agents[self.chance.choice((NEAR, FAR))]
         agent.kill()
         self.look_at_files()
+        before = _starts(agent)
         agent.launch()
+        # Until it has told the kernel what SIGUSR1 means, the next one would end it: it listens before it restores.
+        agent.wait_until(lambda: _starts(agent) > before)
         return True
 
     def pause_agent(self) -> bool:
@@ -241,6 +244,8 @@ class Mesh:
     def _until(self, what: str, true: Callable[[], bool], agent: RunningAgent) -> None:
         deadline = time.monotonic() + PATIENCE
         while not true():
+            assert agent.process is not None
+            assert agent.process.poll() is None, f"it ended with {agent.process.poll()}: {agent.messages[-20:]}"
             assert time.monotonic() < deadline, f"not in {PATIENCE:g} s: {what}; {agent.messages[-20:]}"
             time.sleep(0.02)
 
@@ -291,6 +296,11 @@ ACTIONS: list[Callable[[Mesh], Callable[[], bool]]] = [
     lambda mesh: mesh.fill_the_disk_of_the_ca,
     lambda mesh: mesh.step_the_clock,
 ]
+
+
+def _starts(agent: RunningAgent) -> int:
+    """How often it found its certificate on the disk again."""
+    return sum(message.startswith("restored ") for message in agent.messages)
 
 
 @contextlib.contextmanager
