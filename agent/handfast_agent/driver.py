@@ -158,9 +158,11 @@ class Driver:
         await self._publish()
 
     def demand_renewal(self) -> None:
-        """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
+        """Makes the present certificate due for the next tick, whatever its age, and whatever pause a failure had drawn: somebody
+        who says so knows that the CA is back. Nothing else than SERVING renews.
+        """
         if self.plan.state is State.SERVING:
-            self.plan = replace(self.plan, renew_at=self._clock.now())
+            self.plan = replace(self.plan, renew_at=self._clock.now(), retry_at=None)
 
     async def hear(self, news: News, asked: Marks | None = None) -> bool:
         """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11).

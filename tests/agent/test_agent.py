@@ -379,6 +379,24 @@ async def test_an_older_crl_is_refused_and_alarmed_after_a_restart_too(
         assert one.driver.record.alarms == {"CRL_ROLLBACK": 1}
 
 
+async def test_who_demands_a_renewal_does_not_wait_for_the_pause_that_a_failure_drew(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """J6: after an outage, SIGUSR1 renews at once; without it the pause is kept."""
+    await agent.driver.tick()
+    peer.refusal = Exhausted("busy", retry_after=600.0)
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+    peer.refusal = None
+    assert await agent.driver.tick() > 0
+    assert len(peer.renewals) == 1
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert len(peer.renewals) == 2
+    assert agent.driver.plan.failures == 0
+
+
 @pytest.mark.parametrize("lies", [False, True], ids=["late", "older than what was known when it was asked"])
 async def test_an_answer_that_a_push_overtook_is_no_alarm_and_brings_nothing_back(
     agent: Agent, peer: PeerAuthority, lies: bool

@@ -224,8 +224,8 @@ class Mesh:
         assert self.newest is not None
         for name, agent in self.agents.items():
             self._until(f"{name} has list {self.newest.number}", lambda agent=agent: self._holds(agent), agent)  # type: ignore[misc]
-            agent.tell(signal.SIGUSR1)
             before = agent.leaf()
+            agent.tell(signal.SIGUSR1)
             self._until(
                 f"{name} renews",
                 lambda agent=agent, before=before: agent.leaf() not in (None, before),  # type: ignore[misc]
