@@ -143,6 +143,11 @@ class PeerAuthority(AuthorityServicer):
         self.push()
 
     @property
+    def answers(self) -> set[bytes]:
+        """The leaves of all requests that it has answered, or whose answer it lost: it repeats them."""
+        return {answer.chain[0] for answer in self._answered.values()}
+
+    @property
     def watchers(self) -> int:
         return len(self._watchers)
 
