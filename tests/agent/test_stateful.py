@@ -69,7 +69,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.old_lists = [self.peer.authority.crl]
         self.old_bundle = self.peer.authority.bundle
         self.refused: set[str] = set()
-        self.lost: set[bytes] = set()
+        self.lies: set[bytes] = set()
         self.generation = 0
         self.numbers: dict[bytes, int] = {}
         self.sequence = 0
@@ -145,20 +145,20 @@ class AgentMachine(RuleBasedStateMachine):
         self.peer.lose_answers = 1
         self.driver.demand_renewal()
         self.tick()
-        self.lost |= self.peer.answers
 
     @rule(kind=st.sampled_from(HOSTILE))
     def the_ca_lies(self, kind: str) -> None:
         """Whatever it says, what was served before is served on, or nothing is. An answer that was lost before it lied, and is
         repeated now, is a good one.
         """
-        before = self.source.peek()
+        before, earlier = self.source.peek(), self.peer.answers
         hostile(self.peer, kind)
         self.driver.demand_renewal()
         self.tick()
         after = self.source.peek()
-        known = self.lost | ({before.leaf.der} if before is not None else set())
-        assert after is None or after.leaf.der in known
+        self.lies |= self.peer.answers - earlier
+        known = {before.leaf.der} if before is not None else set()
+        assert after is None or after.leaf.der in known | (earlier - self.lies)
         honest(self.peer)
 
     @rule()
