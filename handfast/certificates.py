@@ -40,6 +40,9 @@ __all__ = [
 MAX_CHAIN_LENGTH = 4
 """Leaf and intermediates that a peer may present; longer chains are refused unread (threat H5)."""
 
+_NO_REV_AVAIL = x509.ObjectIdentifier("2.5.29.56")
+"""noRevAvail: nobody ever says that this certificate is revoked (RFC 9608, 2). Here somebody must be able to."""
+
 _KNOWN_LEAF_EXTENSIONS = frozenset(
     {
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
@@ -136,6 +139,8 @@ def _read_leaf(certificate: x509.Certificate, der: bytes) -> Leaf:
     for extension in extensions:
         if extension.critical and extension.oid not in _KNOWN_LEAF_EXTENSIONS:
             found.add("extensions", "NOT_AN_SVID", f"unknown critical extension {extension.oid.dotted_string}")
+        if extension.oid == _NO_REV_AVAIL:
+            found.add("noRevAvail", "NOT_AN_SVID", "it says that it is never revoked, and revocation is required here")
     present = {type(extension.value): extension.value for extension in extensions}
     identity, dns_names, addresses = _read_names(present, found)
     usages = _read_usages(present, found)
@@ -300,7 +305,7 @@ def verify_leaf(
     """Builds and checks the path from ``leaf`` to one of ``roots`` (RFC 5280, 6.1), and returns it, leaf first.
 
     ``intermediates`` are what the peer presented, and may not be too many; ``known`` are CAs that we carry ourselves.
-    Does not look at revocations, names beyond the path's own constraints, or trust domains. Raises ``Refused`` with
+    A CA that claims to need no revocation is none (RFC 9608, 4). Does not look at revocations, names beyond the path's own constraints, or trust domains. Raises ``Refused`` with
     ``EXPIRED``, ``NOT_YET_VALID``, ``WRONG_USAGE`` or ``UNTRUSTED``.
     """
     if now > leaf.validity.not_after:
@@ -333,7 +338,13 @@ def verify_leaf(
         raise Refused(
             f"the certificate of {leaf} does not lead to a trusted root: {error}", reason="UNTRUSTED"
         ) from error
+    if any(_is_never_revoked(issuer) for issuer in verified.chain[1:]):
+        raise Refused(f"the certificate of {leaf} leads over a CA with noRevAvail (RFC 9608, 4)", reason="UNTRUSTED")
     return tuple(verified.chain)
+
+
+def _is_never_revoked(issuer: x509.Certificate) -> bool:
+    return any(extension.oid == _NO_REV_AVAIL for extension in issuer.extensions)
 
 
 def _ca_policy() -> verification.ExtensionPolicy:

@@ -229,9 +229,12 @@ class TestAuthority:
                 )
 
     def _publish(self) -> bytes:
-        """thisUpdate rises by a second with each number, backdated so that it is never ahead of the clock for thirty."""
+        """thisUpdate rises by a second with each number, from half a minute ago, and is never ahead of the clock: more than
+        thirty lists at once share the present second, which everybody takes as long as their numbers rise.
+        """
         now = self.clock.now().replace(microsecond=0)
         this_update = max(self._last_update + timedelta(seconds=1), now - timedelta(seconds=30))
+        this_update = max(self._last_update, min(this_update, now))
         self._last_update = this_update
         self._number += 1
         entries = tuple((serial, at, reason) for serial, (at, reason) in self._revoked.items())

@@ -31,7 +31,7 @@ from handfast_agent.memory import Memory, Outputs, Remembered
 from handfast_agent.order import Order
 from handfast_agent.plan import Enrol, Expire, Plan, Renew, Restore, Wait, hurried, moment_to_renew, next_step
 from handfast_agent.proofs.join_token import JoinToken, token_digest
-from handfast_agent.trust import News, Trust
+from handfast_agent.trust import Marks, News, Trust
 from handfast_agent.upstream import Upstream
 
 __all__ = ["Driver", "Record"]
@@ -158,18 +158,20 @@ class Driver:
         await self._publish()
 
     def demand_renewal(self) -> None:
-        """Makes the present certificate due for the next tick, whatever its age. Nothing else than SERVING renews."""
+        """Makes the present certificate due for the next tick, whatever its age, and whatever pause a failure had drawn: somebody
+        who says so knows that the CA is back. Nothing else than SERVING renews.
+        """
         if self.plan.state is State.SERVING:
-            self.plan = replace(self.plan, renew_at=self._clock.now())
+            self.plan = replace(self.plan, renew_at=self._clock.now(), retry_at=None)
 
-    async def hear(self, news: News) -> bool:
+    async def hear(self, news: News, asked: Marks | None = None) -> bool:
         """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11).
 
-        False when a revocation list must be had whole, since its change could not be used.
+        ``asked``: the marks of the moment when the question was asked, as :meth:`Trust.accept` has it. False when a revocation list must be had whole, since its change could not be used.
         """
         async with self._hearing:
             before = self.trust
-            self.trust, alarms = await self._accept(news)
+            self.trust, alarms = await self._accept(news, asked)
         hurried = self._obey(news.order)
         if self.trust != before:
             await self._judge_self()
@@ -177,14 +179,14 @@ class Driver:
             await self._publish()
         return not any(alarm.reason == "CRL_CHANGE_UNUSABLE" for alarm in alarms)
 
-    async def _accept(self, news: News) -> tuple[Trust, tuple[HandfastError, ...]]:
+    async def _accept(self, news: News, asked: Marks | None) -> tuple[Trust, tuple[HandfastError, ...]]:
         """Inside :attr:`_hearing`, so that nothing that came meanwhile is lost. Long lists are read beside the event loop."""
         now = self._clock.now()
         if self.trust.is_long(news):
             loop = asyncio.get_running_loop()
-            trust, alarms = await loop.run_in_executor(self._reader, self.trust.accept, news, now)
+            trust, alarms = await loop.run_in_executor(self._reader, self.trust.accept, news, now, asked)
         else:
-            trust, alarms = self.trust.accept(news, now)
+            trust, alarms = self.trust.accept(news, now, asked)
         for alarm in alarms:
             self.alarm(alarm)
         return trust, alarms
@@ -223,10 +225,10 @@ class Driver:
             self._source.publish(None)
 
     async def _enrol(self, token: str) -> None:
-        request = self._asking(token.encode())
+        request, asked = self._asking(token.encode()), self.trust.marks
         try:
             answer = await self._upstream.enrol(token, request.csr, self.wanted.spiffe_id, self.trust)
-            await self._take(Event.ENROLLED, request.key, answer, used_token=token_digest(token))
+            await self._take(Event.ENROLLED, request.key, answer, asked, used_token=token_digest(token))
         except HandfastError as error:
             if _is_final(error):
                 _log.error("the CA refuses the join token for good: %s", error.message)
@@ -243,10 +245,10 @@ class Driver:
 
     async def _renew(self) -> None:
         assert self.present is not None
-        request = self._asking(self.present.leaf.der)
+        request, asked = self._asking(self.present.leaf.der), self.trust.marks
         try:
             answer = await self._upstream.renew(self.present, request.csr)
-            await self._take(Event.RENEWED, request.key, answer)
+            await self._take(Event.RENEWED, request.key, answer, asked)
         except HandfastError as error:
             self._fail(error)
             if error.reason == "REVOKED" and self.plan.state is State.SERVING:
@@ -266,9 +268,9 @@ class Driver:
             self._request = _Request(credential, key, csr)
         return self._request
 
-    async def _take(self, event: Event, key: PrivateKey, answer: Answer, used_token: str = "") -> None:
+    async def _take(self, event: Event, key: PrivateKey, answer: Answer, asked: Marks, used_token: str = "") -> None:
         async with self._hearing:
-            trust, _ = await self._accept(answer.news)
+            trust, _ = await self._accept(answer.news, asked)
             taken = self._certify(event, key, answer, trust)
         if not taken:
             return

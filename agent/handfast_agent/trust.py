@@ -37,9 +37,12 @@ class ListMark:
     def of(cls, known: RevocationList) -> ListMark:
         return cls(known.number, known.this_update, hashlib.sha256(known.der).hexdigest())
 
+    def is_past(self, other: RevocationList) -> bool:
+        return other.number < self.number or other.this_update < self.this_update
+
     def check(self, newer: RevocationList) -> None:
         """Raises ``Refused`` with ``CRL_ROLLBACK`` or ``CRL_EQUIVOCATION``."""
-        if newer.number < self.number or newer.this_update < self.this_update:
+        if self.is_past(newer):
             raise Refused(
                 f"CRL number {format_crl_number(newer.number)} of {newer.issuer!r} is older than number "
                 f"{format_crl_number(self.number)}, which was seen before",
@@ -102,8 +105,12 @@ class Trust:
     revocations: Revocations = EMPTY
     marks: Marks = Marks()
 
-    def accept(self, news: News, now: datetime) -> tuple[Trust, tuple[HandfastError, ...]]:
+    def accept(self, news: News, now: datetime, asked: Marks | None = None) -> tuple[Trust, tuple[HandfastError, ...]]:
         """With everything of ``news`` that is newer and good, and an alarm for each part that was refused.
+
+        ``asked``: what was known when the question was asked, where that is not what is known now. An answer that is older
+        than that is an alarm. One that something newer has overtaken on its way is not: the CA said nothing wrong, and the
+        older part is passed over.
 
         One bad part does not keep the others away: a revocation must not be held up by a broken list of another issuer. An alarm
         with the reason ``CRL_CHANGE_UNUSABLE`` asks for the whole list: a change proves nothing by itself, and what it makes
@@ -113,24 +120,27 @@ class Trust:
         trust = self
         if news.bundle is not None:
             try:
-                trust = trust._with_bundle(news.bundle)
+                trust = trust._with_bundle(news.bundle, asked or self.marks)
             except HandfastError as error:
                 alarms.append(error)
         for der in news.crls:
             try:
-                trust = trust._with_list(der, now)
+                trust = trust._with_list(der, now, asked or self.marks)
             except HandfastError as error:
                 alarms.append(error)
         for issuer_key_id, steps in news.changes:
             try:
-                trust = trust._with_change(issuer_key_id, steps, now)
+                trust = trust._with_change(issuer_key_id, steps, now, asked or self.marks)
             except HandfastError as error:
                 alarms.append(error)
         if news.announced:
             trust = replace(trust, revocations=trust.revocations.announce(news.announced))
         return trust, tuple(alarms)
 
-    def _with_bundle(self, newer: TrustBundle) -> Trust:
+    def _with_bundle(self, newer: TrustBundle, asked: Marks) -> Trust:
+        if asked.bundle.sequence <= newer.sequence < self.marks.bundle.sequence:
+            asked.bundle.check(newer)
+            return self
         if self.bundle is not None and not self.bundle.check_successor(newer):
             return self
         self.marks.bundle.check(newer)
@@ -138,22 +148,26 @@ class Trust:
         revocations = replace(self.revocations, lists=MappingProxyType(lists))
         return Trust(newer, revocations, replace(self.marks, bundle=BundleMark.of(newer)))
 
-    def _with_list(self, der: bytes, now: datetime) -> Trust:
+    def _with_list(self, der: bytes, now: datetime, asked: Marks) -> Trust:
         if self.bundle is None:
             raise Refused("a CRL came before any bundle", reason="CRL_FOREIGN_ISSUER")
         if any(known.der == der for known in self.revocations.lists.values()):
             return self
-        return self._with(RevocationList.verify(der, self.bundle, now=now))
+        return self._with(RevocationList.verify(der, self.bundle, now=now), asked)
 
-    def _with_change(self, issuer_key_id: bytes, steps: tuple[ListStep, ...], now: datetime) -> Trust:
+    def _with_change(self, issuer_key_id: bytes, steps: tuple[ListStep, ...], now: datetime, asked: Marks) -> Trust:
         known = self.revocations.lists.get(issuer_key_id)
         if self.bundle is None or known is None:
             raise unusable("there is no list of its issuer to take it from")
         newer = known.after(steps, self.bundle, now=now)
-        return self if newer is known else self._with(newer)
+        return self if newer is known else self._with(newer, asked)
 
-    def _with(self, newer: RevocationList) -> Trust:
-        mark = self.marks.lists.get(newer.issuer_key_id)
+    def _with(self, newer: RevocationList, asked: Marks) -> Trust:
+        mark, then = self.marks.lists.get(newer.issuer_key_id), asked.lists.get(newer.issuer_key_id)
+        if then is not None:
+            then.check(newer)
+        if mark is not None and mark != then and mark.is_past(newer):
+            return self
         if mark is not None:
             mark.check(newer)
         revocations = self.revocations.with_list(newer)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 
+from handfast.credentials import Credentials
 from handfast.errors import HandfastError
 from handfast.sources.static import StaticSource
 from handfast_agent import backoff
@@ -32,12 +33,13 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
         if present is None:
             await asyncio.sleep(_IDLE)
             continue
+        asked = driver.trust.marks
         try:
             async for news in upstream.watch_trust(present, driver.trust):
                 driver.record.connected = True
                 failures = 0
-                if not await driver.hear(news):
-                    await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
+                if not await driver.hear(news, asked):
+                    await _ask(driver, upstream, present, whole=True)
             _log.info("the CA ended the trust stream")
         except HandfastError as error:
             _log.warning("trust stream lost: %s (%s)", error.message, error.reason)
@@ -53,8 +55,14 @@ async def poll_once(driver: Driver, upstream: Upstream, source: StaticSource) ->
     if present is None:
         return
     try:
-        if not await driver.hear(await upstream.get_trust(present, driver.trust)):
-            await driver.hear(await upstream.get_trust(present, driver.trust, whole=True))
+        if not await _ask(driver, upstream, present):
+            await _ask(driver, upstream, present, whole=True)
     except HandfastError as error:
         _log.info("trust was not polled: %s", error.message)
         await driver.heed(error, present.leaf)
+
+
+async def _ask(driver: Driver, upstream: Upstream, present: Credentials, *, whole: bool = False) -> bool:
+    """The stream may bring something newer before the answer is there, which then is old and no alarm (threat D1)."""
+    asked = driver.trust.marks
+    return await driver.hear(await upstream.get_trust(present, driver.trust, whole=whole), asked)

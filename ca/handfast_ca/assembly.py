@@ -148,11 +148,19 @@ class Parts:
             publisher=self.publisher,
             time=self.time,
             backdate=self.profile.backdate,
+            longest=self.profile.longest,
         )
 
     @cached_property
     def reissuer(self) -> Reissuer:
-        return Reissuer(ledger=self.ledger, audit=self.audit, feed=self.feed, time=self.time, profile=self.profile)
+        return Reissuer(
+            ledger=self.ledger,
+            audit=self.audit,
+            feed=self.feed,
+            time=self.time,
+            profile=self.profile,
+            hold=self.quarantine.problem,
+        )
 
     @cached_property
     def witnesses(self) -> Witnesses:
@@ -166,9 +174,14 @@ class Parts:
             audit=self.audit,
             feed=self.feed,
             time=self.time,
-            released=self.publisher.resume,
+            released=self._sign_again,
             quorum=self.quorum,
         )
+
+    async def _sign_again(self) -> None:
+        """The quarantine is over."""
+        await self.publisher.resume()
+        await self.reissuer.give_wanted()
 
     @cached_property
     def reports(self) -> Reports:

@@ -104,6 +104,7 @@ class Authority:
         self.begin_reissue = parts.reissuer.begin
         self.reissue_order = parts.reissuer.order
         self.reissue_timeline = parts.reissuer.timeline
+        self.reissue_wanted = parts.reissuer.give_wanted
 
     async def start(self) -> None:
         """Takes up where the last process stopped: what was intended and never completed is revoked, the CRL is
@@ -117,6 +118,7 @@ class Authority:
             self.feed.publish(RevocationList.verify(der, self.feed.state.bundle, now=self.time.wall()))
         await self.quarantine.start()
         await self._parts.revoker.revoke_dangling()
+        await self._parts.mass_revoker.start()
         await self._parts.reissuer.load()
         try:
             await self._parts.publisher.load()
@@ -125,6 +127,7 @@ class Authority:
                 await self._parts.publisher.publish()
         except HandfastError as error:
             _log.error("no new CRL at the start: %s", error.message)
+        await self.reissue_wanted()
 
     def trust(self) -> TrustState:
         return self.feed.state
@@ -152,10 +155,6 @@ class Authority:
         """Unexpired certificates that fit, the revoked ones too."""
         return await self._parts.ledger.live(wanted, now=self.time.wall())
 
-    def is_reserved(self, name: str) -> bool:
-        """The CA's own identity, or one of its operators'."""
-        return self._parts.entries.is_reserved(SpiffeId.parse(name))
-
     async def certificate(self, serial: int) -> CertificateRecord:
         return await self._parts.ledger.find(serial)
 
@@ -176,6 +175,7 @@ class Authority:
         now = self.time.wall()
         return (
             *self.witnesses.lines(),
+            *self._parts.mass_revoker.lines(),
             *status_lines(
                 issuer=self.issuer.certificate,
                 crl=self._parts.publisher.latest,

@@ -22,9 +22,6 @@ class Entries:
         self._reserved = dict(reserved)
         self._cached: dict[SpiffeId, Entry] = {}
 
-    def is_reserved(self, spiffe_id: SpiffeId) -> bool:
-        return spiffe_id in self._reserved
-
     async def get(self, spiffe_id: SpiffeId) -> tuple[Entry, bool]:
         """The entry, and whether it comes from memory. An old one does no harm: the ledger compares its version when it
         records the intention.

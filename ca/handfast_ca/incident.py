@@ -6,7 +6,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-__all__ = ["LiveCertificate", "MassFilter", "Missing", "Reissue", "Standing", "Timeline", "timeline"]
+from handfast.clock import to_epoch
+from handfast.errors import Invalid
+from handfast.lifetime import format_duration
+
+__all__ = [
+    "REISSUE_GIVEN",
+    "REISSUE_WANTED",
+    "LiveCertificate",
+    "MassFilter",
+    "Missing",
+    "Reissue",
+    "Standing",
+    "Timeline",
+    "check_window",
+    "timeline",
+    "wish",
+    "wished_window",
+]
+
+SHORTEST_WINDOW = timedelta(seconds=10)
+LONGEST_WINDOW = timedelta(hours=24)
+REISSUE_WANTED, REISSUE_GIVEN = "reissue-wanted", "reissue-given"
+"""Marks of a ledger. A restore wants a reissue, which is given when the CA signs again: then both are the same."""
+_ROOM = 1 << 17
+"""Above the seconds of the longest window."""
+
+
+def check_window(window: timedelta) -> None:
+    """Raises ``Invalid`` (``INVALID_WINDOW``)."""
+    if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
+        raise Invalid(
+            f"window {format_duration(window)} is not {format_duration(SHORTEST_WINDOW)} to "
+            f"{format_duration(LONGEST_WINDOW)}",
+            reason="INVALID_WINDOW",
+        )
+
+
+def wish(at: datetime, window: timedelta) -> int:
+    """Both in one number, since marks only rise: a later wish is the greater one, whatever its window.
+
+    >>> from datetime import UTC
+    >>> early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    >>> wish(early, timedelta(hours=24)) < wish(late, timedelta(minutes=1))
+    True
+    >>> wished_window(wish(late, timedelta(minutes=1)))
+    datetime.timedelta(seconds=60)
+    """
+    check_window(window)
+    return to_epoch(at) * _ROOM + int(window.total_seconds())
+
+
+def wished_window(wished: int) -> timedelta:
+    return timedelta(seconds=wished % _ROOM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ def recurring(
         Recurring("renew our certificate", renew_own, own_life / ATTEMPTS),
         *([Recurring("renew the OCSP signer", authority.responder.signers.renew_if_due, MINUTE)] if ocsp else []),
         Recurring("look for witnesses", authority.witnesses.look_again, MINUTE),
+        Recurring("order the reissue of a restore", authority.reissue_wanted, MINUTE),
         Recurring("remember the end of the audit log", authority.checkpoint_audit, MINUTE),
         Recurring("write down refusals", tell_refusals, MINUTE),
         Recurring("forget what expired", authority.forget_expired, HOUR),

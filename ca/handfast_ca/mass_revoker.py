@@ -1,7 +1,7 @@
 """Revokes all that one event touches, in batches: each durable, announced and written down before it is told.
 
-Nothing is remembered between two runs. What a run that was cut off left, the same words revoke when they are said
-again; and when nothing is left, they change nothing.
+What a run that was cut off left, the same words revoke when they are said again; and when nothing is left, they change
+nothing. That it was cut off is remembered and reported (:mod:`handfast_ca.mass_runs`); nothing is resumed by itself.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from handfast_ca.audit_trail import AuditLog, AuditValue, write_refusal, written
 from handfast_ca.feed import Feed
 from handfast_ca.incident import LiveCertificate, MassFilter
 from handfast_ca.ledger import CertificateRecord, Ledger
+from handfast_ca.mass_runs import BATCH, MassRuns
 from handfast_ca.publisher import Publisher
-from handfast_ca.registration import RESERVED_PATH
+from handfast_ca.registration import is_reserved
 from handfast_ca.revoker import announcements
+from handfast_ca.status import StatusLine
 from handfast_ca.timekeeper import Timekeeper
 
 __all__ = ["BATCH", "MassProgress", "MassRevoker", "Survey"]
 
 T = TypeVar("T")
-BATCH = 200
-"""Certificates of one batch: all of their serials stand in its audit line."""
 IDENTITIES = 50
 """Identities of one batch, when whole identities are meant."""
 REST = 4.0
@@ -76,6 +76,7 @@ class MassRevoker:
         publisher: Publisher,
         time: Timekeeper,
         backdate: timedelta,
+        longest: timedelta,
     ) -> None:
         self._ledger = ledger
         self._audit = audit
@@ -83,9 +84,18 @@ class MassRevoker:
         self._publisher = publisher
         self._time = time
         self._backdate = backdate
+        self._runs = MassRuns(ledger, audit, time, longest=longest)
         self._publishing: asyncio.Task[None] | None = None
         self._rested_at = 0.0
         self._running: set[asyncio.Future[Any]] = set()
+
+    async def start(self) -> None:
+        """Finds what the last process left half done."""
+        await self._runs.start()
+
+    def lines(self) -> tuple[StatusLine, ...]:
+        """What runs, and what was cut off."""
+        return self._runs.lines()
 
     async def survey(self, wanted: MassFilter) -> Survey:
         """Changes nothing. Raises ``Invalid`` (``EMPTY_FILTER``), or ``NotFound`` (``NO_CERTIFICATE``) when nothing
@@ -102,40 +112,46 @@ class MassRevoker:
         names = {one.spiffe_id for one in found if not one.revoked}
         if wanted.whole_identities:
             names |= await self._registered(wanted.identity_glob)
-        own = [one for one in found if not _reserved(one.spiffe_id)]
+        own = [one for one in found if not is_reserved(one.spiffe_id)]
         return Survey(
             tuple(one for one in own if not one.revoked),
-            tuple(sorted(name for name in names if not _reserved(name))),
+            tuple(sorted(name for name in names if not is_reserved(name))),
             sum(one.revoked for one in own),
-            tuple(sorted(name for name in names if _reserved(name))),
+            tuple(sorted(name for name in names if is_reserved(name))),
         )
 
     async def revoke(self, wanted: MassFilter, reason: Reason, *, by: str) -> AsyncGenerator[MassProgress, None]:
         """One progress when it begins, one after each batch, and one with the number of a CRL that carries all.
 
-        Whoever stops listening stops it after the batch that runs. Raises as :meth:`survey`.
+        Whoever stops listening stops it after the batch that runs; :meth:`lines` tells of it until the same is said again.
+        Raises as :meth:`survey`.
         """
-        facts: dict[str, AuditValue] = {"event": "revoke", "by": by, "reason": str(reason), "detail": _said(wanted)}
+        said = _said(wanted)
+        facts: dict[str, AuditValue] = {"event": "revoke", "by": by, "reason": str(reason), "detail": said}
         async with written_refusals(self._audit, {**facts, "reason": None}):
             survey = await self.survey(wanted)
-        blocked = bool(wanted.spki_sha256) and await self._finished(self._block(wanted.spki_sha256, facts))
-        done = MassProgress(
-            0, len(survey.live), len(survey.identities), already_revoked=survey.revoked, key_blocked=blocked
-        )
-        yield done
+        await self._finished(self._runs.begin(said, facts, len(survey.live), len(survey.identities)))
         try:
+            blocked = bool(wanted.spki_sha256) and await self._finished(self._block(wanted.spki_sha256, facts))
+            done = MassProgress(
+                0, len(survey.live), len(survey.identities), already_revoked=survey.revoked, key_blocked=blocked
+            )
+            yield done
             for _ in range(ROUNDS):
                 for batch in _batches(wanted, survey):
                     if done.certificates and self._time.monotonic() >= self._rested_at:
                         self._publish_beside()
                     records = await self._finished(self._batch(batch, reason, facts))
                     done = _further(done, records)
+                    self._runs.advance(said, done.certificates, done.total)
                     yield done
                 survey = await self._look(wanted)
                 if not survey.live:
                     break
             number = 0 if self._publisher.hold() else (await self._finished(self._publisher.publish())).number
+            await self._finished(self._runs.end(said, facts))
         except BaseException:
+            self._runs.stopped(said)
             self._publish_beside()  # what was revoked until here is proved, whoever listens
             raise
         yield replace(done, crl_number=number, watchers=self._feed.watchers)
@@ -224,11 +240,6 @@ def _refuse_empty(wanted: MassFilter) -> None:
             reason="EMPTY_FILTER",
             hint="name an identity pattern, an issuer, a span of time or a key",
         )
-
-
-def _reserved(name: str) -> bool:
-    """``name`` is a SPIFFE ID."""
-    return f"/{name.split('/', 3)[3]}".startswith(RESERVED_PATH)
 
 
 def _batches(wanted: MassFilter, survey: Survey) -> list[Sequence[LiveCertificate] | Sequence[SpiffeId]]:

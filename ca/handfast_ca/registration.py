@@ -21,6 +21,7 @@ __all__ = [
     "WHY_CLIENT",
     "Entry",
     "Proof",
+    "is_reserved",
     "kept_by_agents",
     "register",
 ]
@@ -36,6 +37,15 @@ RESERVED_PATH = "/handfast/"
 
 
 WHY_CLIENT = "an agent renews and hears of revocations as a TLS client: the usages must have client"
+
+
+def is_reserved(name: str) -> bool:
+    """``name`` is a SPIFFE ID: of the CA, of what signs its OCSP answers, or of an operator. No agent reports of these.
+
+    >>> is_reserved("spiffe://test.example/handfast/ocsp"), is_reserved("spiffe://test.example/handfast")
+    (True, False)
+    """
+    return f"/{name.split('/', 3)[3]}".startswith(RESERVED_PATH)
 
 
 class Proof(StrEnum):

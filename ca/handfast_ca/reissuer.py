@@ -5,34 +5,52 @@ The issuing key stays: this is the drill for the day on which it must not.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import timedelta
 
-from handfast.errors import Conflict, Invalid, NotFound
-from handfast.identity import SpiffeId
+from handfast.errors import Conflict, HandfastError, NotFound
 from handfast.lifetime import format_duration
 from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.feed import Feed
-from handfast_ca.incident import Reissue, Timeline, timeline
+from handfast_ca.incident import (
+    REISSUE_GIVEN,
+    REISSUE_WANTED,
+    Reissue,
+    Timeline,
+    check_window,
+    timeline,
+    wished_window,
+)
 from handfast_ca.ledger import Ledger
 from handfast_ca.profile import Profile
-from handfast_ca.registration import RESERVED_PATH
+from handfast_ca.registration import is_reserved
 from handfast_ca.timekeeper import Timekeeper
 
-__all__ = ["LONGEST_WINDOW", "SHORTEST_WINDOW", "Reissuer"]
+__all__ = ["Reissuer"]
 
-SHORTEST_WINDOW = timedelta(seconds=10)
-LONGEST_WINDOW = timedelta(hours=24)
+_log = logging.getLogger(__name__)
 
 
 class Reissuer:
     """Gives the order and follows it. The CA's own certificate and its operators' are not part of it."""
 
-    def __init__(self, *, ledger: Ledger, audit: AuditLog, feed: Feed, time: Timekeeper, profile: Profile) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        audit: AuditLog,
+        feed: Feed,
+        time: Timekeeper,
+        profile: Profile,
+        hold: Callable[[], HandfastError | None],
+    ) -> None:
         self._ledger = ledger
         self._audit = audit
         self._feed = feed
         self._time = time
         self._backdate = profile.backdate
+        self._hold = hold
 
     async def load(self) -> None:
         """An order outlives the process that gave it: agents that come back still find it."""
@@ -48,15 +66,38 @@ class Reissuer:
         """
         facts: dict[str, AuditValue] = {"event": "reissue", "by": by, "detail": f"window {format_duration(window)}"}
         async with written_refusals(self._audit, facts):
-            _check_window(window)
-            now = await self._time.now()
+            check_window(window)
             await self._refuse_second()
-            await self._audit.append(
-                {**facts, "decision": "granted", "expires_at": (now + window).isoformat(timespec="seconds")}
-            )
-            order = await self._ledger.begin_reissue(now=now, renew_before=now + window, backdate=self._backdate)
-        self._feed.order_renewals(order)
+            order = await self._give(window, facts)
         return await self._timeline(order)
+
+    async def give_wanted(self) -> None:
+        """What ``ca restore --reissue-all`` left to be done, as soon as the CA signs; nothing when that was done.
+
+        Called often: in quarantine nobody could obey it, and what keeps it from being given is logged. Whatever order there was
+        before, this one is newer. A stop between the order and its mark gives it once more: agents that renewed meanwhile
+        renew again.
+        """
+        wanted = await self._ledger.mark(REISSUE_WANTED)
+        if self._hold() is not None or wanted <= await self._ledger.mark(REISSUE_GIVEN):
+            return
+        window = wished_window(wanted)
+        facts: dict[str, AuditValue] = {"event": "reissue", "by": "ca restore"}
+        try:
+            await self._give(window, {**facts, "detail": f"window {format_duration(window)}, after a restore"})
+        except HandfastError as error:
+            _log.error("the reissue that a restore asked for is not ordered yet: %s", error.message)
+            return
+        await self._ledger.raise_mark(REISSUE_GIVEN, wanted)
+
+    async def _give(self, window: timedelta, facts: dict[str, AuditValue]) -> Reissue:
+        now = await self._time.now()
+        await self._audit.append(
+            {**facts, "decision": "granted", "expires_at": (now + window).isoformat(timespec="seconds")}
+        )
+        order = await self._ledger.begin_reissue(now=now, renew_before=now + window, backdate=self._backdate)
+        self._feed.order_renewals(order)
+        return order
 
     async def timeline(self) -> Timeline:
         """Of the last order. Raises ``NotFound`` (``NO_REISSUE``)."""
@@ -85,14 +126,5 @@ class Reissuer:
 
     async def _timeline(self, order: Reissue) -> Timeline:
         found = await self._ledger.standings(order)
-        own = [one for one in found if not SpiffeId.parse(one.spiffe_id).path.startswith(RESERVED_PATH)]
+        own = [one for one in found if not is_reserved(one.spiffe_id)]
         return timeline(order, own, self._time.wall())
-
-
-def _check_window(window: timedelta) -> None:
-    if not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
-        raise Invalid(
-            f"window {format_duration(window)} is not {format_duration(SHORTEST_WINDOW)} to "
-            f"{format_duration(LONGEST_WINDOW)}",
-            reason="INVALID_WINDOW",
-        )

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from handfast.certificates import fingerprint, load_certificates, subject_key_id
@@ -28,8 +28,9 @@ from handfast_ca.audit_check import read_record
 from handfast_ca.audit_revocations import recorded_revocations
 from handfast_ca.config import Config, load
 from handfast_ca.durable import sync_directory
+from handfast_ca.incident import check_window
 from handfast_ca.stores.database import check_sound, hold
-from handfast_ca.stores.forward import Carried, carry_forward, carry_recorded, leap_numbers, quarantine
+from handfast_ca.stores.forward import Carried, carry_forward, carry_recorded, leap_numbers, quarantine, want_reissue
 from handfast_ca.stores.snapshot import snapshot, summary
 
 __all__ = ["Restored", "restore"]
@@ -46,22 +47,28 @@ class Restored:
     counts: Mapping[str, int]
     carried: Carried | None
     recorded: int
+    reissue: timedelta | None
     placed: tuple[Path, ...] = field(default=())
     kept: tuple[Path, ...] = field(default=())
     replaced: Path | None = None
 
 
-def restore(source: Path, config_file: Path, *, merge: bool, clock: Clock) -> Restored:
+def restore(
+    source: Path, config_file: Path, *, merge: bool, clock: Clock, reissue: timedelta | None = None
+) -> Restored:
     """Restores the CA of ``config_file``, or makes it from the configuration in the backup when there is none.
 
     ``merge`` agrees that a ledger which is there is replaced: the old file stays beside it, and all that moves only
     forward goes into the restored one. What else is in place stays, since it is no older. Without a ledger to take that from,
-    the restored CA is in quarantine.
+    the restored CA is in quarantine. ``reissue``: the window in which every agent shall replace its certificate, from the
+    moment on in which the CA signs again.
 
-    Blocks, and needs a thread without an event loop. Raises ``Invalid`` (``BACKUP_DAMAGED``), ``Refused`` (``STATE_EXISTS``, ``BACKUP_FOREIGN``, ``RESTORE_OUTSIDE``,
+    Blocks, and needs a thread without an event loop. Raises ``Invalid`` (``BACKUP_DAMAGED``, ``INVALID_WINDOW``), ``Refused`` (``STATE_EXISTS``, ``BACKUP_FOREIGN``, ``RESTORE_OUTSIDE``,
     ``AUDIT_DIVERGED``), ``Conflict`` (``LEDGER_IN_USE``, ``AUDIT_IN_USE``) while a CA runs, ``Broken``
     (``LEDGER_DAMAGED``) for a present ledger that cannot be read. Then nothing that was there has changed.
     """
+    if reissue is not None:
+        check_window(reissue)
     config_file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config_file.parent, prefix=".restore.") as directory:
         scratch = Path(directory)
@@ -78,7 +85,7 @@ def restore(source: Path, config_file: Path, *, merge: bool, clock: Clock) -> Re
             )
         lock = hold(ledger)
         try:
-            return _with_lock(scratch, manifest, config_file, config, clock)
+            return _with_lock(scratch, manifest, config_file, config, clock, reissue)
         finally:
             os.close(lock)
 
@@ -125,7 +132,14 @@ def _check_ours(manifest: archive.Manifest, config: Config) -> None:
             )
 
 
-def _with_lock(scratch: Path, manifest: archive.Manifest, config_file: Path, config: Config, clock: Clock) -> Restored:
+def _with_lock(
+    scratch: Path,
+    manifest: archive.Manifest,
+    config_file: Path,
+    config: Config,
+    clock: Clock,
+    reissue: timedelta | None,
+) -> Restored:
     places = _places(config)
     ledger, trail = places.pop(archive.LEDGER), places[archive.TRAIL]
     if not config_file.exists():
@@ -134,13 +148,15 @@ def _with_lock(scratch: Path, manifest: archive.Manifest, config_file: Path, con
         places.pop(archive.TRAIL_HEAD)  # head and trail belong together
         _check_continues(trail, scratch / archive.TRAIL)
     carried, recorded = _carry(scratch, config, ledger, trail, clock.now())
+    if reissue is not None:
+        want_reissue(scratch / archive.LEDGER, clock.now(), reissue)
     present = {name: path for name, path in places.items() if (scratch / name).exists()}
     kept = tuple(path for path in present.values() if path.exists())
     placed = tuple(_place(scratch / name, path) for name, path in present.items() if not path.exists())
     asyncio.run(_write_down(trail, clock, manifest, carried, recorded))
     counts = summary(scratch / archive.LEDGER)
     replaced = _swap(scratch / archive.LEDGER, ledger, clock.now())
-    return Restored(config, manifest, counts, carried, recorded, (*placed, ledger), kept, replaced)
+    return Restored(config, manifest, counts, carried, recorded, reissue, (*placed, ledger), kept, replaced)
 
 
 def _check_continues(trail: Path, backed_up: Path) -> None:

@@ -44,6 +44,7 @@ from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
 from handfast_ca.custody.process import forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
+from handfast_ca.issuer_name import claim_name
 from handfast_ca.limits import Limits
 from handfast_ca.maintenance import Recurring, kept_up, recurring
 from handfast_ca.metrics import CaMetrics
@@ -87,7 +88,9 @@ def ca_identity(config: Config) -> SpiffeId:
 
 @asynccontextmanager
 async def open_authority(config: Config, passphrase: bytes | None) -> AsyncIterator[Authority]:
-    """The authority over the configured files, started. Raises ``Refused`` (``ROOT_KEY_ONLINE``) for a root's key."""
+    """The authority over the configured files, started. Raises ``Refused``: ``ROOT_KEY_ONLINE`` for a root's
+    key, ``ISSUER_NAME_REUSED`` for another key under a name that has signed here.
+    """
     issuer_certificate = _given(config.issuer_certificate, load_certificates)[0]
     if issuer_certificate.subject == issuer_certificate.issuer:
         raise Refused(
@@ -103,6 +106,7 @@ async def open_authority(config: Config, passphrase: bytes | None) -> AsyncItera
     async with AsyncExitStack() as stack:
         ledger = await SqliteLedger.open(config.state / "ledger.db")
         stack.push_async_callback(ledger.close)
+        await claim_name(ledger, issuer_certificate, issuer.key_id)
         audit = FileAudit(config.state / "audit.jsonl", clock)
         stack.push_async_callback(audit.close)
         authority = Authority(
@@ -186,6 +190,7 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
             await authority.accept_clock(by="ca serve --accept-clock")
             if not authority.quarantine.is_open:
                 await authority.publish_crl()
+                await authority.reissue_wanted()
         if config.urls.ocsp:
             await authority.responder.signers.renew_if_due()
         source = StaticSource(await reserved_credentials(authority, ca_identity(config)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from handfast.cli.crl import shown_number
-from handfast.cli.output import Column, Row, emit_one
+from handfast.cli.output import Column, Row, emit_one, note
 from handfast.cli.progress import bar
 from handfast.cli.session import TIMEOUT
 from handfast.errors import Invalid, Refused
@@ -93,9 +93,14 @@ def revoked(stub: RegistryStub, request: registry_pb2.RevokeManyRequest, *, yes:
         found = stub.SurveyRevocation(request, timeout=TIMEOUT)
         _confirm(found.certificates, found.identities)
     last: Any = None
-    with bar("revoking") as advance:
-        for last in stub.RevokeMany(request, timeout=LONGEST):
-            advance(last.certificates, last.total)
+    try:
+        with bar("revoking") as advance:
+            for last in stub.RevokeMany(request, timeout=LONGEST):
+                advance(last.certificates, last.total)
+    except BaseException:
+        if last is not None:
+            note(f"revoked {last.certificates} of {last.total} until then: say it again, and the rest is revoked")
+        raise
     return {
         "certificates": last.certificates,
         "identities": last.identities,

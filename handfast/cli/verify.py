@@ -31,7 +31,11 @@ _FILE = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 @click.command()
 @click.argument("file", type=_FILE)
 @click.option(
-    "--bundle", "bundle_file", required=True, type=_FILE, help="Trusted roots, PEM; issuing CAs may stand beside them."
+    "--bundle",
+    "bundle_file",
+    required=True,
+    type=_FILE,
+    help="Trusted roots: PEM, issuing CAs may stand beside them; or a SPIFFE bundle, or a map of them by trust domain.",
 )
 @click.option(
     "--crl",
@@ -88,7 +92,6 @@ def _verify(
     dns: str,
     now: datetime,
 ) -> Iterator[Check]:
-    from handfast.bundle import TrustBundle
     from handfast.certificates import Leaf, Usage, verify_leaf
 
     chain = _certificates(file)
@@ -107,7 +110,11 @@ def _verify(
         return
     yield Check(group, "X.509-SVID", Level.OK, str(leaf))
     with _naming(bundle_file):
-        bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
+        bundle = _bundle_for(leaf, read_file(bundle_file))
+    if bundle is None:
+        hint = "only the bundle of its own trust domain vouches for an identity"
+        yield Check(group, "path", Level.FAILED, f"{bundle_file} has no bundle of {leaf.spiffe_id.trust_domain}", hint)
+        return
     try:
         path = verify_leaf(leaf, chain[1:], bundle.roots, known=bundle.issuers, usage=Usage(usage), now=now)
     except HandfastError as error:
@@ -121,6 +128,18 @@ def _verify(
         yield _verify_ocsp(group, leaf, (*bundle.issuers, *chain[1:]), read_file(ocsp_file), now)
     if crl_file is not None or ocsp_file is None:
         yield _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+
+
+def _bundle_for(leaf: Leaf, content: bytes) -> TrustBundle | None:
+    """Of the trust domain that the leaf names, and of no other one that is in the file (Federation, 4.2; threat D13)."""
+    from handfast.bundle import TrustBundle
+    from handfast.spiffe_bundle import read_bundle_map, read_spiffe_bundle
+
+    if not content.lstrip().startswith(b"{"):
+        return TrustBundle.from_pem(leaf.spiffe_id.trust_domain, content)
+    if b'"trust_domains"' in content:
+        return read_bundle_map(content).get(leaf.spiffe_id.trust_domain)
+    return read_spiffe_bundle(content, leaf.spiffe_id.trust_domain)
 
 
 def _certificates(file: Path) -> tuple[x509.Certificate, ...]:

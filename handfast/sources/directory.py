@@ -14,7 +14,7 @@ from handfast.clock import Clock, SystemClock
 from handfast.credentials import Credentials, Subscriber
 from handfast.errors import HandfastError, NotFound
 from handfast.keys import load_private_key
-from handfast.revocation import EMPTY, RevocationList, Revocations, split_pem
+from handfast.revocation import EMPTY, RevocationList, split_pem
 from handfast.sources.static import StaticSource
 
 __all__ = ["DirectorySource"]
@@ -26,15 +26,21 @@ _FILES = ("tls.crt", "tls.key", "ca.crt", "crl.pem")
 
 
 class DirectorySource:
-    """Follows a directory. Raises ``NotFound`` or what is wrong when the first reading fails; later a broken generation is
-    logged once, and the old snapshot stays. Revocation lists only move forward."""
+    """Follows a directory. Raises ``NotFound`` or what is wrong when the first reading fails.
+
+    Later a broken generation is logged once, and the old snapshot stays. Files that are gone are another thing: an agent takes
+    key and certificate away when they count no more (revoked, expired, all trust withdrawn), so they are withdrawn here too,
+    and come back with the files. Whoever replaces plain files without an agent does it by rename, or is without credentials
+    in between. Revocation lists only move forward, over a withdrawal too.
+    """
 
     def __init__(self, path: Path | str, *, clock: Clock | None = None) -> None:
         self._path = Path(path)
         self._clock = clock or SystemClock()
         self._generation = 0
         self._seen = self._look()
-        self._holder = StaticSource(self._read(EMPTY))
+        self._known = EMPTY
+        self._holder = StaticSource(self._read())
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="handfast-directory", daemon=True)
         self._thread.start()
@@ -57,9 +63,17 @@ class DirectorySource:
                 continue
             self._seen = seen
             try:
-                self._holder.publish(self._read(self._holder.current().revocations))
+                self._holder.publish(self._read())
             except HandfastError as error:
-                _log.error("the new credentials in %s are not used: %s", self._path, error.message)
+                self._without(error)
+
+    def _without(self, error: HandfastError) -> None:
+        """What was swapped while it was read is looked at again, and was not withdrawn."""
+        if error.reason != "NO_FILE":
+            _log.error("the new credentials in %s are not used: %s", self._path, error.message)
+        elif self._look() == self._seen and self._holder.peek() is not None:
+            _log.error("the credentials in %s were withdrawn: %s", self._path, error.message)
+            self._holder.publish(None)
 
     def _look(self) -> tuple[object, ...]:
         """What changes when a generation does: where ``..data`` points to, or each file's identity."""
@@ -72,7 +86,7 @@ class DirectorySource:
                 seen.append(None)
         return tuple(seen)
 
-    def _read(self, known: Revocations) -> Credentials:
+    def _read(self) -> Credentials:
         # All files of one generation: the link is resolved once.
         root = (self._path / "..data").resolve() if (self._path / "..data").exists() else self._path
         chain = load_certificates(_bytes(root / "tls.crt"))
@@ -80,11 +94,12 @@ class DirectorySource:
         bundle = TrustBundle(issuers.trust_domain, issuers.roots, (*issuers.issuers, *chain[1:]))
         now = self._clock.now()
         lists = split_pem(_bytes(root / "crl.pem")) if (root / "crl.pem").exists() else ()
+        known = self._known
         for der in lists:
             if not any(one.der == der for one in known.lists.values()):
                 known = known.with_list(RevocationList.verify(der, bundle, now=now))
         self._generation += 1
-        return Credentials.build(
+        made = Credentials.build(
             key=load_private_key(_bytes(root / "tls.key")),
             chain=chain,
             bundle=bundle,
@@ -92,10 +107,14 @@ class DirectorySource:
             generation=self._generation,
             now=now,
         )
+        self._known = known
+        return made
 
 
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise NotFound(f"{file} cannot be read: {error.strerror}", reason="NO_FILE") from error
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = "NO_FILE" if gone else "UNREADABLE_FILE"
+        raise NotFound(f"{file} cannot be read: {error.strerror}", reason=reason) from error

@@ -379,6 +379,52 @@ async def test_an_older_crl_is_refused_and_alarmed_after_a_restart_too(
         assert one.driver.record.alarms == {"CRL_ROLLBACK": 1}
 
 
+async def test_who_demands_a_renewal_does_not_wait_for_the_pause_that_a_failure_drew(
+    agent: Agent, peer: PeerAuthority
+) -> None:
+    """J6: after an outage, SIGUSR1 renews at once; without it the pause is kept."""
+    await agent.driver.tick()
+    peer.refusal = Exhausted("busy", retry_after=600.0)
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert len(peer.renewals) == 1
+    peer.refusal = None
+    assert await agent.driver.tick() > 0
+    assert len(peer.renewals) == 1
+    agent.driver.demand_renewal()
+    await agent.driver.tick()
+    assert len(peer.renewals) == 2
+    assert agent.driver.plan.failures == 0
+
+
+@pytest.mark.parametrize("lies", [False, True], ids=["late", "older than what was known when it was asked"])
+async def test_an_answer_that_a_push_overtook_is_no_alarm_and_brings_nothing_back(
+    agent: Agent, peer: PeerAuthority, lies: bool
+) -> None:
+    """D1, D11: the CA said what was true when it was asked; what it may not do is to say less than it had said before."""
+    authority, driver = peer.authority, agent.driver
+    older = authority.crl
+    await driver.tick()
+    authority.revoke(4711)
+    await driver.hear(read_news(peer.trust()))
+    peer.old_list = older if lies else None
+    peer.slow_answer = asyncio.Event()
+    poll = asyncio.create_task(poll_once(driver, agent.upstream, agent.source))
+    asked = asyncio.create_task(peer.answering.wait())
+    await asyncio.wait({asked, poll}, return_when=asyncio.FIRST_COMPLETED)
+    assert asked.done(), driver.record
+    peer.old_list = None
+    authority.revoke(4712)
+    authority.set_roots((authority.root,), (authority.issuer,))
+    await driver.hear(read_news(peer.trust()))
+    newest = driver.trust
+    peer.slow_answer.set()
+    await poll
+    assert driver.trust == newest
+    assert driver.trust.revoked(authority.issue().leaf.issuer_key_id, 4712)
+    assert driver.record.alarms == ({"CRL_ROLLBACK": 1} if lies else {})
+
+
 async def test_an_older_bundle_is_refused_and_alarmed(agent: Agent, peer: PeerAuthority) -> None:
     """D11."""
     authority = peer.authority

@@ -74,6 +74,34 @@ def test_the_same_list_and_the_same_bundle_again_are_no_news(authority: TestAuth
     assert (restarted.revocations, alarms) == (trust.revocations, [])
 
 
+def test_what_was_overtaken_on_its_way_is_passed_over_and_what_was_old_when_it_was_asked_is_not(
+    authority: TestAuthority,
+) -> None:
+    """D1, D11."""
+    oldest = authority.crl
+    authority.refresh_list()
+    asked, _ = heard(Trust(), authority.crl, bundle=authority.bundle)
+    late = authority.crl
+    authority.refresh_list()
+    authority.set_roots((authority.root,), (authority.issuer,))
+    between, sequence = authority.crl, authority.bundle
+    authority.refresh_list()
+    now, _ = heard(asked, authority.crl, bundle=replace(authority.bundle, sequence=authority.bundle.sequence + 1))
+
+    def answered(*crls: bytes, bundle: TrustBundle | None = None) -> list[str]:
+        after, alarms = now.accept(News(bundle, crls), CLOCK.now(), asked.marks)
+        assert after == now
+        return [alarm.reason for alarm in alarms]
+
+    assert answered(late, between, bundle=sequence) == []
+    assert answered(late, bundle=asked.bundle) == []
+    assert answered(oldest) == ["CRL_ROLLBACK"]
+    assert answered(twin_of(late, authority)) == ["CRL_EQUIVOCATION"]
+    assert answered(twin_of(authority.crl, authority)) == ["CRL_EQUIVOCATION"]
+    assert answered(bundle=replace(sequence, sequence=0)) == ["BUNDLE_ROLLBACK"]
+    assert answered(bundle=replace(sequence, sequence=1, roots=())) == ["BUNDLE_EQUIVOCATION"]
+
+
 def test_an_older_or_contradicting_bundle_is_refused_though_nothing_but_its_mark_is_left(
     authority: TestAuthority,
 ) -> None:

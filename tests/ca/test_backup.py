@@ -29,6 +29,7 @@ from handfast_ca.authority import Authority
 from handfast_ca.backup import BackedUp, Keys, back_up
 from handfast_ca.config import load
 from handfast_ca.custody.file import load_key
+from handfast_ca.incident import Reissue
 from handfast_ca.ledger import CertificateRecord
 from handfast_ca.restore import Restored, restore
 from handfast_ca.serve import open_authority
@@ -429,3 +430,61 @@ def test_a_damaged_ledger_makes_no_backup(config: Path, tmp_path: Path) -> None:
         backed_up(config, tmp_path / "one.tar")
     assert raised.value.reason == "LEDGER_DAMAGED"
     assert not (tmp_path / "one.tar").exists()
+
+
+# --- everybody renews -------------------------------------------------------------------------------------------------
+
+
+def orders(config: Path) -> list[str]:
+    """What the trail says of reissues."""
+    lines = map(json.loads, (load(config).state / "audit.jsonl").read_text().splitlines())
+    return [line["detail"] for line in lines if line["event"] == "reissue"]
+
+
+async def ordered(authority: Authority) -> Reissue | None:
+    return authority.trust().reissue
+
+
+def test_a_restore_can_order_every_agent_to_renew_once_the_ca_signs(config: Path, one: Made) -> None:
+    """J9: over the ledger that is there; told to all who watch, for an hour from the start on, and given once."""
+    before = CLOCK.now() - timedelta(seconds=1)
+    restore(one[0], config, merge=True, clock=CLOCK, reissue=timedelta(hours=1))
+    assert orders(config) == []
+    order = in_authority(config, ordered)
+    assert order is not None
+    assert order.tainted_at >= before
+    assert order.renew_before - order.tainted_at == timedelta(hours=1)
+    assert in_authority(config, ordered) == order
+    assert orders(config) == ["window 1h, after a restore"]
+
+
+def test_the_order_of_a_restore_waits_for_the_end_of_the_quarantine(config: Path, one: Made, tmp_path: Path) -> None:
+    """J9, R1: in quarantine nobody could obey it, and its window must not be over when that ends."""
+    elsewhere = tmp_path / "elsewhere" / "handfast.yaml"
+    restore(one[0], elsewhere, merge=False, clock=CLOCK, reissue=timedelta(minutes=10))
+    shutil.copyfile(load(config).issuer_key, load(elsewhere).issuer_key)
+    load(elsewhere).issuer_key.chmod(0o600)
+    assert in_authority(elsewhere, ordered) is None
+
+    async def released(authority: Authority) -> Reissue | None:
+        await authority.reissue_wanted()
+        assert authority.trust().reissue is None
+        await authority.witnesses.release(by="admin", accept_loss=True)
+        return authority.trust().reissue
+
+    order = in_authority(elsewhere, released)
+    assert order is not None
+    assert orders(elsewhere) == ["window 10m, after a restore"]
+    assert in_authority(elsewhere, ordered) == order
+
+
+@pytest.mark.parametrize("window", [timedelta(seconds=9), timedelta(hours=24, seconds=1)])
+def test_a_window_that_nobody_could_keep_is_refused_before_anything_is_restored(
+    config: Path, one: Made, window: timedelta
+) -> None:
+    """J9: nothing that was there has changed."""
+    before = everything(config.parent)
+    with pytest.raises(Invalid) as caught:
+        restore(one[0], config, merge=True, clock=CLOCK, reissue=window)
+    assert caught.value.reason == "INVALID_WINDOW"
+    assert everything(config.parent) == before

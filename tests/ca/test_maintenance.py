@@ -35,6 +35,7 @@ async def test_each_call_recurs_as_often_as_its_promise_needs() -> None:
         "look for witnesses": MINUTE,
         "remember the end of the audit log": MINUTE,
         "write down refusals": MINUTE,
+        "order the reissue of a restore": MINUTE,
         "forget what expired": HOUR,
         "look at our end": HOUR,
     }

@@ -16,7 +16,7 @@ from handfast.identity import SpiffeId
 from handfast.keys import generate, spki_sha256
 from handfast.revocation import Reason
 from handfast_ca.audit_revocations import recorded_revocations
-from handfast_ca.authority import Issued
+from handfast_ca.authority import Authority, Issued
 from handfast_ca.incident import MassFilter
 from handfast_ca.mass_revoker import BATCH, MassProgress
 from tests.ca.core import NOW
@@ -96,6 +96,81 @@ async def test_identities_that_hold_nothing_yet_lose_what_waits_for_them_and_the
     assert [(line["count"], line["entries"]) for line in revoking(bench)] == [(0, 1)]
     with pytest.raises(Unauthenticated):
         await bench.authority.enrol(await bench.enrolment(token=token))
+
+
+def mass_line(authority: Authority) -> tuple[str, str] | None:
+    """What `handfast status` says of mass revocations."""
+    return next(((str(one.level), one.detail) for one in authority.status() if one.name == "mass"), None)
+
+
+async def many(bench: Bench, count: int) -> MassFilter:
+    """So many certificates of one identity, and a filter that picks them one by one."""
+    identity = (await issue(bench, "shop/a")).record.spiffe_id
+    for _ in range(count - 1):
+        await bench.authority.sign(identity, build_csr(generate()), by="admin")
+    return MassFilter(issuer_key_id=CEREMONY.issuer.key_id)
+
+
+async def cut_off(bench: Bench, wanted: MassFilter) -> None:
+    """After the first batch."""
+    async with aclosing(bench.authority.revoke_many(wanted, Reason.SUPERSEDED, by="admin")) as progress:
+        async for one in progress:
+            if one.certificates:
+                return
+
+
+async def test_one_that_was_cut_off_is_reported_over_restarts_until_the_same_is_said_again(bench: Bench) -> None:
+    """C5: with how far it came; another filter does not settle it; nothing goes on by itself."""
+    wanted = await many(bench, BATCH + 1)
+    assert mass_line(bench.authority) is None
+    await cut_off(bench, wanted)
+    said = f"of issuer {wanted.issuer_key_id.hex()} by admin, begun {NOW:%Y-%m-%dT%H:%M:%SZ}"
+    told = ("warning", f"{said}: {BATCH} of {BATCH + 1} revoked when it was cut off")
+    assert mass_line(bench.authority) == told
+    await revoke(bench, identity_glob="spiffe://test.example/other/*", issuer_key_id=b"", spki_sha256=b"x" * 32)
+    authority = bench.again()
+    await authority.start()
+    assert mass_line(authority) == told
+    assert len(bench.crl().serials) == BATCH
+    async for one in authority.revoke_many(wanted, Reason.SUPERSEDED, by="admin"):
+        line = mass_line(authority)
+        if one.crl_number is None:
+            assert line is not None
+            assert line[0] == "ok"
+    assert mass_line(authority) is None
+    await authority.close()
+    authority = bench.again()
+    await authority.start()
+    assert mass_line(authority) is None
+
+
+async def test_what_was_revoked_and_not_written_down_is_written_at_the_next_start(bench: Bench) -> None:
+    """C5, J9: a stop between the two loses no serial for a restore, and none stands twice."""
+    wanted = await many(bench, BATCH + 1)
+    progress = bench.authority.revoke_many(wanted, Reason.SUPERSEDED, by="admin")
+    await anext(progress)
+    bench.audit.broken = True
+    with pytest.raises(Broken):
+        await anext(progress)
+    bench.audit.broken = False
+    assert revoking(bench) == []
+    for _ in range(2):
+        authority = bench.again()
+        await authority.start()
+        line = mass_line(authority)
+        assert line is not None
+        assert f"{BATCH} of {BATCH + 1} revoked when it was cut off" in line[1]
+        written = [(one["count"], one["reason"], one["by"]) for one in revoking(bench)]
+        assert written == [(BATCH, "superseded", "admin")]
+        await authority.close()
+    assert set(revoking(bench)[0]["serials"]) == {format_serial(serial) for serial in bench.crl().serials}
+
+
+async def test_one_that_was_cut_off_is_not_reported_when_all_that_it_meant_has_expired(bench: Bench) -> None:
+    """What was issued since is another matter."""
+    await cut_off(bench, await many(bench, BATCH + 1))
+    bench.clock.advance(timedelta(hours=25))
+    assert mass_line(bench.authority) is None
 
 
 async def test_one_that_is_cut_off_half_way_is_finished_when_it_is_said_again(bench: Bench) -> None:

@@ -11,15 +11,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from handfast.certificates import subject_key_id
 from handfast.errors import Broken, HandfastError, Invalid, Refused, Unavailable
 from handfast.keys import CaPrivateKey
 from handfast.revocation import Reason, RevocationList
 from handfast_ca.ceremony import make_issuer
 from handfast_ca.crl import check_departures, crl_builder, lint_crl
 from handfast_ca.issuer import LocalIssuer, signature_hash
+from handfast_ca.issuer_name import claim_name
 from handfast_ca.ledger import CrlPlan, RevokedEntry
 from handfast_ca.registration import Proof, register
 from handfast_ca.status import Level, crl_line, issuer_line, status_lines
+from handfast_ca.stores.memory import MemoryLedger
 from handfast_ca.urls import PublicUrls
 from tests.ca.core import NOW, TRUST_DOMAIN, Ceremony
 
@@ -45,6 +48,19 @@ def test_two_issuing_cas_never_share_a_name() -> None:
     """J7."""
     names = {make_issuer(CEREMONY.root, TRUST_DOMAIN, now=NOW).certificate.subject for _ in range(5)}
     assert len(names) == 5
+
+
+async def test_a_name_belongs_to_the_first_key_that_signs_under_it() -> None:
+    """J7: a renewed certificate of that key is welcome, another key is not, and another name is free."""
+    ledger = MemoryLedger()
+    first, other = (make_issuer(CEREMONY.root, TRUST_DOMAIN, now=NOW).certificate for _ in range(2))
+    for _ in range(2):
+        await claim_name(ledger, first, subject_key_id(first) or b"")
+    with pytest.raises(Refused) as refused:
+        await claim_name(ledger, first, subject_key_id(other) or b"")
+    assert refused.value.reason == "ISSUER_NAME_REUSED"
+    await claim_name(ledger, other, subject_key_id(other) or b"")
+    await claim_name(ledger, first, subject_key_id(first) or b"")
 
 
 def test_an_issuing_ca_never_outlives_its_root() -> None:

@@ -26,6 +26,7 @@ from handfast_ca.authority import Authority, Issued
 from handfast_ca.ceremony import make_issuer, make_root
 from handfast_ca.crl import crl_builder
 from handfast_ca.enrolment import Renewal
+from handfast_ca.incident import REISSUE_WANTED, wish
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.ledger import CRL_EPOCH, CertificateFilter, CrlPlan, RevokedEntry
 from handfast_ca.quarantine import BEGAN_AT, BEGUN
@@ -602,3 +603,21 @@ async def test_a_quarantine_that_cannot_be_written_down_is_one_all_the_same(benc
         await witness(bench, DB, last)
     bench.audit.broken = False
     assert bench.authority.quarantine.is_open
+
+
+async def test_an_order_to_renew_that_the_clock_keeps_back_is_given_when_an_operator_says_that_it_is_right(
+    bench: Restorable,
+) -> None:
+    """J9, J8: a restore asked for it, and weeks later the CA starts; nothing is ordered before it believes its clock."""
+    await bench.ledger.raise_mark(REISSUE_WANTED, wish(bench.clock.now(), 10 * MINUTE))
+    bench.clock.step(timedelta(days=20))
+    authority = await bench.slip_in(bench.ledger)
+    await authority.reissue_wanted()
+    assert authority.trust().reissue is None
+    await authority.accept_clock(by="admin")
+    await authority.reissue_wanted()
+    order = authority.trust().reissue
+    assert order is not None
+    assert order.renew_before - order.tainted_at == 10 * MINUTE
+    await authority.reissue_wanted()
+    assert authority.trust().reissue == order

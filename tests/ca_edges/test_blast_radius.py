@@ -18,6 +18,7 @@ from handfast.wire.v1 import registry_pb2, report_pb2
 from handfast_agent.delivery import serve_socket
 from handfast_agent.reporting import Reporting
 from handfast_agent.serve import Agent
+from handfast_ca.incident import MassFilter
 from tests.ca_edges.mesh import Mesh
 from tests.ca_edges.running import OPERATOR, running_ca
 
@@ -91,6 +92,16 @@ async def test_an_identity_without_an_agent_is_called_silent(tmp_path: Path) -> 
         await ca.workload(WEB)
         seen = await stub.GetBlastRadius(registry_pb2.BlastRadiusRequest())
         assert (list(seen.silent), seen.confirmed, seen.unconfirmed_total) == ([WEB], 0, 0)
+
+
+async def test_what_signs_the_ca_s_ocsp_answers_is_not_silent(tmp_path: Path) -> None:
+    """It has a live certificate and no agent: the CA itself is behind it, and knows every list."""
+    async with running_ca(tmp_path) as ca, ca.registry(await ca.credentials(OPERATOR)) as stub:
+        await ca.authority.responder.signers.renew_if_due()
+        live = await ca.authority.live(MassFilter("*", renewals=False))
+        assert f"spiffe://{ca.authority.trust_domain}/handfast/ocsp" in {one.spiffe_id for one in live}
+        seen = await stub.GetBlastRadius(registry_pb2.BlastRadiusRequest())
+        assert (list(seen.silent), seen.silent_total) == ([], 0)
 
 
 async def test_a_report_is_of_whoever_the_handshake_proved_and_changes_nothing_that_is_decided(tmp_path: Path) -> None:

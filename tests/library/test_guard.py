@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from handfast.access import AccessPolicy, UnsafeAnyIdentity, allow, in_trust_domain
@@ -254,6 +255,27 @@ async def test_a_leaf_with_two_identities_is_refused(authority: TestAuthority) -
     key = generate()
     names = [x509.UniformResourceIdentifier(f"spiffe://test.example/{name}") for name in ("web", "admin")]
     await assert_refused(authority, key, authority.sign_leaf(key.public_key(), names), "NOT_AN_SVID")
+
+
+async def test_a_leaf_that_says_nobody_revokes_it_is_refused_though_the_handshake_takes_it(
+    authority: TestAuthority,
+) -> None:
+    """D15: signed by our own CA; no claim in a certificate takes the revocation list's word away."""
+    key = generate()
+    name = x509.UniformResourceIdentifier("spiffe://test.example/web")
+    certificate = authority.sign_leaf(key.public_key(), [name])
+    builder = x509.CertificateBuilder(
+        certificate.issuer,
+        certificate.subject,
+        key.public_key(),
+        certificate.serial_number,
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+        list(certificate.extensions),
+    )
+    never = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\5\0")
+    signed = builder.add_extension(never, critical=False).sign(authority.issuer_key, hashes.SHA256())
+    await assert_refused(authority, key, signed, "NOT_AN_SVID")
 
 
 async def test_a_weak_key_that_grpc_takes_is_refused(authority: TestAuthority) -> None:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
+import shutil
 import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -18,7 +24,7 @@ from handfast.rpc.guard import Guard
 from handfast.sources import DirectorySource
 from handfast.testing import TestAuthority
 from handfast.wire.codec import from_rpc_error
-from tests.library.mesh import STREAM, UNARY, sync_server
+from tests.library.mesh import STREAM, UNARY, plain_sync, sync_server
 
 SERVER = SpiffeId.parse("spiffe://test.example/server")
 EVERYBODY = in_trust_domain("test.example")
@@ -115,6 +121,10 @@ def write(directory: Path, credentials: Credentials, name: str) -> None:
     (generation / "tls.key").write_bytes(credentials.key_pem)
     (generation / "ca.crt").write_bytes(credentials.bundle.roots_pem)
     (generation / "crl.pem").write_bytes(credentials.revocations.pem)
+    swap(directory, name)
+
+
+def swap(directory: Path, name: str) -> None:
     (directory / "..next").symlink_to(name)
     os.replace(directory / "..next", directory / "..data")
 
@@ -147,6 +157,83 @@ def test_a_directory_is_followed_and_a_broken_generation_changes_nothing(
         write(tmp_path, authority.issue("/web", key=second.key), "two")
         assert changed.wait(5)
         assert source.current().revocations.revoked(first.leaf.issuer_key_id, first.leaf.serial)
+    finally:
+        source.close()
+
+
+def withdraw(directory: Path, credentials: Credentials, name: str) -> None:
+    """As the agent does: the lists stay, and no generation with a key is left (:mod:`handfast_agent.memory`)."""
+    before = (directory / "..data").resolve()
+    (directory / name).mkdir()
+    (directory / name / "ca.crt").write_bytes(credentials.bundle.roots_pem)
+    (directory / name / "crl.pem").write_bytes(credentials.revocations.pem)
+    swap(directory, name)
+    shutil.rmtree(before)
+
+
+def test_files_that_the_agent_took_away_are_used_no_more_and_come_back_with_a_new_certificate(
+    authority: TestAuthority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C1, C6, D6: a service whose files are gone would learn of no revocation; it serves nobody, also on what is open."""
+    older = authority.revocations
+    authority.revoke(4711)
+    mine, web = authority.issue("/server"), authority.source("/web")
+    write(tmp_path, mine, "one")
+    source = DirectorySource(tmp_path)
+    news: queue.SimpleQueue[Credentials | None] = queue.SimpleQueue()
+    source.subscribe(news.put)
+    with (
+        closing(source),
+        sync_server(source, Guard(source, EVERYBODY)) as (target, _),
+        channel(web, target, server=SERVER) as opened,
+    ):
+        assert opened.unary_unary(UNARY)(b"", timeout=60)
+        with plain_sync(target, web.current()) as kept:
+            stream = kept.unary_stream(STREAM)(b"")
+            next(stream)
+            authority.revoke(mine)
+            withdraw(tmp_path, authority.issue("/server"), "two")
+            assert news.get(timeout=60) is None
+            with pytest.raises(Unavailable) as caught:
+                source.current()
+            assert caught.value.reason == "NO_CREDENTIALS"
+            with pytest.raises(grpc.RpcError):
+                list(stream)
+            assert call_reason(kept) == "NO_CREDENTIALS"
+
+        write(tmp_path, replace(authority.issue("/server"), revocations=older), "older")
+        assert soon(lambda: "are not used" in caplog.text), caplog.text
+        write(tmp_path, authority.issue("/server"), "three")
+        back = news.get(timeout=60)
+        assert back is not None
+        assert back.revocations.revoked(mine.leaf.issuer_key_id, 4711)
+        with plain_sync(target, web.current()) as again:
+            assert again.unary_unary(UNARY)(b"", timeout=60)
+
+
+def soon(happened: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.02)
+    return happened()
+
+
+def test_files_that_somebody_replaces_one_by_one_are_withdrawn_while_one_is_missing(
+    authority: TestAuthority, tmp_path: Path
+) -> None:
+    """Plain files, without generations: half of a pair is no pair."""
+    first = authority.issue("/web")
+    write(tmp_path, first, "plain")
+    source = DirectorySource(tmp_path / "plain")
+    news: queue.SimpleQueue[Credentials | None] = queue.SimpleQueue()
+    source.subscribe(news.put)
+    try:
+        (tmp_path / "plain" / "tls.key").unlink()
+        assert news.get(timeout=60) is None
+        (tmp_path / "plain" / "tls.key").write_bytes(first.key_pem)
+        back = news.get(timeout=60)
+        assert back is not None
+        assert back.leaf == first.leaf
     finally:
         source.close()
 

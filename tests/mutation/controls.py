@@ -71,6 +71,8 @@ CONTROLS: tuple[Control, ...] = (
     *of(
         "handfast/certificates.py", "tests/vocabulary/test_certificates.py",
         control("leaf: unknown critical extension", "A14", "if extension.critical and extension.oid not in _KNOWN_LEAF_EXTENSIONS:", "if False:", "test_each_breach_of_the_profile_is_refused"),
+        control("leaf: no noRevAvail", "D15", "        if extension.oid == _NO_REV_AVAIL:", "        if False:", "test_a_leaf_that_says_nobody_revokes_it_is_refused"),
+        control("path: no CA with noRevAvail", "D15", "if any(_is_never_revoked(issuer) for issuer in verified.chain[1:]):", "if False:", "test_a_path_over_a_ca_that_says_nobody_revokes_it_is_none"),
         control("leaf: one identity", "A5", "if len(uris) != 1:", "if not uris:", "test_each_breach_of_the_profile_is_refused"),
         control("leaf: no CA:TRUE", "A1", "if isinstance(constraints, x509.BasicConstraints) and constraints.ca:", "if False:", "test_each_breach_of_the_profile_is_refused"),
         control("leaf: key usage there", "A1", 'found.add("keyUsage", "NOT_AN_SVID", "there is no key usage")', "pass", "test_each_breach_of_the_profile_is_refused"),
@@ -323,6 +325,16 @@ CONTROLS: tuple[Control, ...] = (
         control("token: hidden in a repr", "B2 G2", 'return f"JoinToken(hft_{self.prefix}...)"', 'return f"JoinToken({self.text})"', "tests/parsers/test_words.py::test_a_token_is_its_text"),
     ),
     *of(
+        "handfast/spiffe_bundle.py", "tests/vocabulary/test_spiffe_bundle.py",
+        control("SPIFFE bundle: nothing stands twice", "D14", "if len(found) != len(pairs):", "if False:", "test_a_name_that_stands_twice_is_refused_whichever_would_win"),
+        control("SPIFFE bundle: key and certificate", "D14", "if own != said:", "if False:", "test_a_document_that_is_not_exactly_a_bundle_is_refused"),
+        control("SPIFFE bundle: roots are CAs", "D13", "if not is_ca:", "if False:", "test_a_document_that_is_not_exactly_a_bundle_is_refused"),
+    ),
+    *of(
+        "ca/handfast_ca/issuer_name.py", "tests/ca/test_parts.py",
+        control("issuer: one name, one key", "J7", "if await ledger.mark(name) != own:", "if False:", "test_a_name_belongs_to_the_first_key_that_signs_under_it"),
+    ),
+    *of(
         "ca/handfast_ca/ceremony.py", "tests/ca/test_parts.py",
         control("ceremony: an issuer within its root", "J10", "if not_after >= root.certificate.not_valid_after_utc:", "if False:", "test_an_issuing_ca_never_outlives_its_root"),
         control("ceremony: names of their own", "J7", " {secrets.token_hex(4)}", "", "test_two_issuing_cas_never_share_a_name"),
@@ -524,7 +536,8 @@ CONTROLS: tuple[Control, ...] = (
     ),
     *of(
         "handfast/sources/directory.py", "tests/library/test_tunnel.py",
-        control("source: lists from files move forward", "D1", "self._read(self._holder.current().revocations)", "self._read(EMPTY)", "tests/library/test_peers.py::test_an_older_list_in_the_files_is_not_taken"),
+        control("source: files that are gone", "C1", "            self._holder.publish(None)\n", "            pass\n", "tests/library/test_tunnel.py::test_files_that_the_agent_took_away_are_used_no_more_and_come_back_with_a_new_certificate"),
+        control("source: lists from files move forward", "D1", "        known = self._known\n", "        known = EMPTY\n", "tests/library/test_peers.py::test_an_older_list_in_the_files_is_not_taken"),
     ),
     *of(
         "handfast/wire/codec.py", "tests/library/test_codec.py",
@@ -543,13 +556,14 @@ CONTROLS: tuple[Control, ...] = (
     ),
     *of(
         "agent/handfast_agent/trust.py", "tests/agent/test_trust.py",
-        control("marks: older list", "D1", "if newer.number < self.number or newer.this_update < self.this_update:", "if False:", "test_an_older_list_is_refused_though_nothing_but_its_mark_is_left"),
+        control("marks: older list", "D1", "if self.is_past(newer):", "if False:", "test_an_older_list_is_refused_though_nothing_but_its_mark_is_left"),
+        control("marks: an answer older than its question", "D1", "            then.check(newer)\n", "            pass\n", "test_what_was_overtaken_on_its_way_is_passed_over_and_what_was_old_when_it_was_asked_is_not"),
         control("marks: another list of the number", "D1", "if newer.number == self.number and hashlib.sha256(newer.der).hexdigest() != self.digest:", "if False:", "test_an_older_list_is_refused_though_nothing_but_its_mark_is_left"),
         control("marks: older bundle", "D11", "if newer.sequence < self.sequence:", "if False:", "test_an_older_or_contradicting_bundle_is_refused_though_nothing_but_its_mark_is_left"),
         control("marks: another bundle of the number", "D11", "if newer.sequence == self.sequence and self.digest and", "if False and", "test_an_older_or_contradicting_bundle_is_refused_though_nothing_but_its_mark_is_left"),
         control("marks: lists go with their issuer", "D12", "if newer.issuer(key) is not None}", "}", "test_an_empty_bundle_is_taken_and_the_lists_of_its_issuers_go_with_them"),
         control("trust: an empty bundle is one", "D12", "return self.bundle is not None and not self.bundle.roots", "return False", "test_an_empty_bundle_is_taken_and_the_lists_of_its_issuers_go_with_them"),
-        control("trust: each part by itself", "D7", "                trust = trust._with_list(der, now)\n            except HandfastError as error:\n                alarms.append(error)", "                trust = trust._with_list(der, now)\n            except HandfastError as error:\n                return self, (error,)", "test_a_broken_list_does_not_hold_up_the_announcement_beside_it"),
+        control("trust: each part by itself", "D7", "                trust = trust._with_list(der, now, asked or self.marks)\n            except HandfastError as error:\n                alarms.append(error)", "                trust = trust._with_list(der, now, asked or self.marks)\n            except HandfastError as error:\n                return self, (error,)", "test_a_broken_list_does_not_hold_up_the_announcement_beside_it"),
     ),
     *of(
         "agent/handfast_agent/memory.py", "tests/agent/test_agent.py",

@@ -62,6 +62,8 @@ class PeerAuthority(AuthorityServicer):
         self.answers_reports = asyncio.Event()
         self.answers_reports.set()
         self.offered: list[bytes] = []
+        self.slow_answer: asyncio.Event | None = None
+        self.answering = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
         self.mtls_port = self.enrol_port = self.http_port = 0
@@ -95,7 +97,11 @@ class PeerAuthority(AuthorityServicer):
 
     async def GetTrust(self, request: Any, context: Any) -> trust_pb2.TrustUpdate:
         self.asked_whole += not request.HasField("crl_reader")
-        return self.trust()
+        answer = self.trust()
+        if self.slow_answer is not None:
+            self.answering.set()
+            await self.slow_answer.wait()
+        return answer
 
     async def OfferCheckpoint(self, request: Any, context: Any) -> authority_pb2.CheckpointAnswer:
         self.checkpoints.append(request)
@@ -135,6 +141,11 @@ class PeerAuthority(AuthorityServicer):
         """Ends every trust stream without a word of news."""
         self._hang_ups += 1
         self.push()
+
+    @property
+    def answers(self) -> set[bytes]:
+        """The leaves of all requests that it has answered, or whose answer it lost: it repeats them."""
+        return {answer.chain[0] for answer in self._answered.values()}
 
     @property
     def watchers(self) -> int:

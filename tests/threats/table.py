@@ -16,7 +16,6 @@ ROW = re.compile(r"^\| ([A-J]\d+) \| ([^|]+) \| (.+) \|$", re.MULTILINE)
 IDENTIFIER = re.compile(r"\b[A-J]\d{1,2}\b")
 OPEN = "no test yet"
 
-REVOCATION = "comes with the issue *Revocation that bites everywhere, survives everything, and scales*"
 KEYS = "comes with the issue *The keys and issuers people already have: Vault PKI, AWS Private CA, HSM; and rotation of issuing CA and root*"
 KUBERNETES = "comes with the issue *Kubernetes: a mesh by `kubectl apply -k`, for pods that trust nobody*"
 ASKING = "comes with the issue *Who may ask: operators, robots, tokens, webhooks, and knowing when somebody tries*"
@@ -24,13 +23,10 @@ LATER = {
     "A18": f"labels and annotations as names: {KUBERNETES}",
     **{f"B{number}": KUBERNETES for number in range(4, 8)},
     "D11": f"a root that was trusted leaves the bundle only when it is tainted: {KEYS}",
-    "D13": f"federation of trust domains: {REVOCATION}",
-    "D14": f"the SPIFFE bundle as JSON: {REVOCATION}",
-    "D15": REVOCATION,
+    "D13": "that CA, agents and guards take the bundles of other trust domains (federation) belongs to no issue yet: they know one",
     "H8": f"alerts: {ASKING}",
     "J2": "a database that is another machine: comes with PostgreSQL, behind the same port",
-    "J5": f"two replicas: {REVOCATION}; until then one process holds the ledger",
-    "J7": REVOCATION,
+    "J5": "a lease that passes from one machine to another, and its fence: comes with PostgreSQL; until then one process holds the ledger",
     "J11": KEYS,
 }
 """What no test of this part holds, or not wholly, in words: where it comes from."""

@@ -1,8 +1,8 @@
 """docs/threat-model.md names, for every threat, the tests that hold it or the issue it comes with; this holds the page to that.
 
-Rows of later issues stand in the table too, with their issue's name: Kubernetes labels (A18) and proofs (B4 to B7), OCSP
-(D8 to D10), federation and bundles as JSON (D13 to D15), the flood of alerts (H8), replicas, and rotation of roots
-(J5 to J7, J11), and the part of J2 that needs PostgreSQL. Group F is a later issue as a whole.
+Rows of later issues stand in the table too, with their issue's name: Kubernetes labels (A18) and proofs (B4 to B7), what federation
+would bring (D13), the flood of alerts (H8), a lease between machines (J5), rotation of roots (J11), and the part of J2 that
+needs PostgreSQL. Group F is a later issue as a whole.
 """
 
 from __future__ import annotations

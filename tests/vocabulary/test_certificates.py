@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -47,6 +47,7 @@ class Recipe:
     extended: list[x509.ObjectIdentifier] | None = field(default_factory=lambda: [usage.oid for usage in Usage])
     issuer_reference: bool = True
     unknown_critical: bool = False
+    more: tuple[x509.ExtensionType, ...] = ()
 
     def sign(self) -> x509.Certificate:
         builder = (
@@ -68,6 +69,8 @@ class Recipe:
         if self.unknown_critical:
             unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\5\0")
             builder = builder.add_extension(unknown, critical=True)
+        for extension in self.more:
+            builder = builder.add_extension(extension, critical=False)
         return builder.sign(AUTHORITY.issuer_key, hashes.SHA256())
 
 
@@ -137,6 +140,60 @@ def test_each_breach_of_the_profile_is_refused(recipe: Recipe, field_: str, reas
     error = refusal(lambda: Leaf.of(recipe.sign()))
     assert isinstance(error, Refused)
     assert (error.reason, [violation.field for violation in error.violations]) == (reason, [field_])
+
+
+NO_REV_AVAIL = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\5\0")
+HTTP = [x509.UniformResourceIdentifier("http://ca.test.example/")]
+CRL_AT = x509.CRLDistributionPoints([x509.DistributionPoint(HTTP, None, None, None)])
+OCSP_AT = x509.AuthorityInformationAccess(
+    [x509.AccessDescription(x509.oid.AuthorityInformationAccessOID.OCSP, HTTP[0])]
+)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "fields"),
+    [
+        (Recipe(more=(NO_REV_AVAIL,)), {"noRevAvail"}),
+        (Recipe(more=(NO_REV_AVAIL, CRL_AT)), {"noRevAvail"}),
+        (Recipe(more=(NO_REV_AVAIL, OCSP_AT)), {"noRevAvail"}),
+        (Recipe(more=(NO_REV_AVAIL,), ca=True), {"noRevAvail", "basicConstraints"}),
+    ],
+    ids=["alone", "beside a CRL distribution point", "beside an OCSP address", "on a CA"],
+)
+def test_a_leaf_that_says_nobody_revokes_it_is_refused(recipe: Recipe, fields: set[str]) -> None:
+    """D15: revocation is required here; beside a distribution point, an OCSP address or cA it is invalid anyway (RFC 9608, 4)."""
+    assert Leaf.of(replace(recipe, more=recipe.more[1:], ca=False).sign()).serial == 255
+    error = refusal(lambda: Leaf.of(recipe.sign()))
+    assert isinstance(error, Refused)
+    assert (error.reason, {violation.field for violation in error.violations}) == ("NOT_AN_SVID", fields)
+
+
+@pytest.mark.parametrize("more", [(), (NO_REV_AVAIL,)], ids=["as it must be", "with noRevAvail"])
+def test_a_path_over_a_ca_that_says_nobody_revokes_it_is_none(more: tuple[x509.ExtensionType, ...]) -> None:
+    """D15: RFC 9608, 4."""
+    key = AUTHORITY.issuer_key.public_key()
+    builder = (
+        x509.CertificateBuilder(AUTHORITY.root.subject, AUTHORITY.issuer.subject, key, 7)
+        .not_valid_before(START - timedelta(minutes=1))
+        .not_valid_after(START + timedelta(hours=2))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(subject_key_id(AUTHORITY.root), None, None), critical=False)
+    )
+    for extension in more:
+        builder = builder.add_extension(extension, critical=False)
+    issuing = builder.sign(AUTHORITY.root_key, hashes.SHA256())
+    leaf = Leaf.of(Recipe().sign())
+
+    def path() -> tuple[x509.Certificate, ...]:
+        return verify_leaf(leaf, [issuing], [AUTHORITY.root], usage=Usage.CLIENT, now=START)
+
+    if not more:
+        assert path() == (leaf.certificate, issuing, AUTHORITY.root)
+        return
+    error = refusal(path)
+    assert (error.reason, "noRevAvail" in error.message) == ("UNTRUSTED", True)
 
 
 def test_all_breaches_are_reported_at_once() -> None:

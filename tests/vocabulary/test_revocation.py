@@ -303,3 +303,19 @@ def pair(authority: TestAuthority) -> tuple[bytes, int]:
     key_id = subject_key_id(authority.issuer)
     assert key_id is not None
     return key_id, 4711
+
+
+def test_the_test_kit_s_authority_signs_any_number_of_lists_in_one_second_and_none_of_the_future() -> None:
+    """D2, D3: two hundred revocations while the clock stands; every member takes each list after the one before."""
+    clock = ManualClock(START)
+    authority = TestAuthority(clock=clock)
+    known = authority.revocations
+    for serial in range(1, 201):
+        authority.revoke(serial)
+        known = known.with_list(RevocationList.verify(authority.crl, authority.bundle, now=clock.now()))
+    issuer = subject_key_id(authority.issuer) or b""
+    assert all(known.revoked(issuer, serial) for serial in range(1, 201))
+    assert known.lists[issuer].this_update <= clock.now()
+    clock.advance(timedelta(hours=1))
+    authority.revoke(201)
+    assert authority.revocations.lists[issuer].this_update == clock.now() - timedelta(seconds=30)

@@ -42,6 +42,7 @@ _RESTORE = [
     Column("written", "written"),
     Column("left as it was", "left"),
     Column("old ledger", "replaced"),
+    Column("reissue within", "reissue_window"),
 ]
 
 
@@ -112,8 +113,10 @@ def _about(made: BackedUp) -> Iterator[str]:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @_config_option("The CA's configuration; when it is missing, the CA is made there from the backup.")
 @click.option("--merge", is_flag=True, help="Replace the ledger that is there, and keep its revocations.")
+@click.option("--reissue-all", is_flag=True, help="Have every agent replace its certificate when the CA signs again.")
+@click.option("--window", help="With --reissue-all: in which every agent renews, 10s to 24h. [default: 10m]")
 @output_option
-def restore(file: Path, config_file: Path, merge: bool, output: str) -> None:
+def restore(file: Path, config_file: Path, merge: bool, reissue_all: bool, window: str | None, output: str) -> None:
     """Restore the CA from the backup FILE, while it is stopped. No revocation that this machine knows is lost.
 
     Over a ledger that is there it needs --merge: certificates, revocations, CRL numbers and blocked keys of both are kept,
@@ -122,17 +125,26 @@ def restore(file: Path, config_file: Path, merge: bool, output: str) -> None:
 
     Where no ledger was, the CA starts in quarantine: it signs nothing until the agents showed it the revocation lists that
     they hold, from which it takes back every revocation that it lost.
+
+    With --reissue-all the ledger knows every certificate that is in use again when the window is over. `handfast drill show`
+    follows it, and `handfast drill revoke-old` revokes those of before that the ledger knows.
     """
     from handfast.clock import SystemClock
+    from handfast.lifetime import parse_duration
     from handfast_ca.restore import restore as run
 
-    done = run(file, config_file, merge=merge, clock=SystemClock())
+    if window is not None and not reissue_all:
+        raise click.UsageError("--window goes together with --reissue-all")
+    reissue = parse_duration(window or "10m") if reissue_all else None
+    done = run(file, config_file, merge=merge, clock=SystemClock(), reissue=reissue)
     emit_one(_restore_row(config_file, done), _RESTORE, output, name="config")
     for line in _next(config_file, done):
         note(line)
 
 
 def _restore_row(config_file: Path, done: Restored) -> dict[str, Any]:
+    from handfast.lifetime import format_duration
+
     return {
         "config": str(config_file),
         "trust_domain": str(done.manifest.trust_domain),
@@ -145,6 +157,7 @@ def _restore_row(config_file: Path, done: Restored) -> dict[str, Any]:
         "written": [str(path) for path in done.placed],
         "left": [str(path) for path in done.kept],
         "replaced": str(done.replaced) if done.replaced else None,
+        "reissue_window": format_duration(done.reissue) if done.reissue else None,
     }
 
 
@@ -162,6 +175,8 @@ def _next(config_file: Path, done: Restored) -> Iterator[str]:
     else:
         yield from _entries("removed since the backup, and back", done.carried.returned)
         yield from _entries("made since the backup, and gone", done.carried.gone)
+    if done.reissue is not None:
+        yield "every agent is told to renew as soon as the CA signs: `handfast drill show` follows it"
     if not done.config.issuer_key.exists():
         yield f"next: put the issuing key at {done.config.issuer_key}, mode 0600"
     if not (config_file.parent / "operator" / "tls.crt").exists():

@@ -10,6 +10,7 @@ from handfast.wire import reports as wire
 from handfast.wire.v1 import registry_pb2, report_pb2
 from handfast_ca.authority import Authority
 from handfast_ca.incident import LiveCertificate, MassFilter
+from handfast_ca.registration import is_reserved
 from handfast_ca.reports import AgentReport, Held, Reached, ServiceSays
 from handfast_ca.service.answers import certificate_message
 
@@ -86,7 +87,7 @@ def _confirmations(
     held = [one for one in authority.reports.held(authority.issuer.key_id) if one.spiffe_id in names]
     behind = [one for one in held if one.number is None or one.number < wanted]
     reporting = {one.spiffe_id for one in held}
-    silent = sorted(name for name in names if name not in reporting and not authority.is_reserved(name))
+    silent = sorted(name for name in names if name not in reporting and not is_reserved(name))
     answer.crl_number = str(wanted)
     answer.confirmed = len(held) - len(behind)
     answer.unconfirmed_total, answer.silent_total = len(behind), len(silent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from handfast.clock import to_epoch
 from handfast.revocation import Reason
 from handfast_ca.audit_revocations import Recorded
+from handfast_ca.incident import REISSUE_WANTED, wish
 from handfast_ca.ledger import CRL_EPOCH
 from handfast_ca.quarantine import BEGAN_AT, BEGUN, ENDED
 from handfast_ca.stores.database import open_writer
@@ -29,7 +30,7 @@ from handfast_ca.stores.rows import dump_number, epoch, load_number
 from handfast_ca.stores.schema import blocked, certificates, entries, issuers, marks, tokens, versions
 from handfast_ca.stores.trouble import translated
 
-__all__ = ["Carried", "carry_forward", "carry_recorded", "leap_numbers", "quarantine"]
+__all__ = ["Carried", "carry_forward", "carry_recorded", "leap_numbers", "quarantine", "want_reissue"]
 
 T = TypeVar("T")
 _KEYED: tuple[tuple[Table, str, str], ...] = (
@@ -94,6 +95,11 @@ def quarantine(target: Path, now: datetime) -> None:
         raise_mark(transaction, BEGUN, max(mark(transaction, BEGUN), mark(transaction, ENDED)) + 1)
 
     _inside(target, close)
+
+
+def want_reissue(target: Path, now: datetime, window: timedelta) -> None:
+    """The CA that starts over ``target`` orders every agent to renew, when it signs (:mod:`handfast_ca.reissuer`)."""
+    _inside(target, lambda older: raise_mark(Transaction(older), REISSUE_WANTED, wish(now, window)))
 
 
 def _inside(path: Path, step: Callable[[Connection], T]) -> T:
