@@ -12,7 +12,6 @@ from handfast.certificates import Leaf, load_certificates
 from handfast.credentials import Credentials
 from handfast.testing import ManualClock, TestAuthority
 from handfast_agent.config import load
-from handfast_agent.hooks import run_hooks
 from handfast_agent.memory import Outputs
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
@@ -73,7 +72,7 @@ class Member:
 
     async def reload(self) -> None:
         """The hooks, as after every generation. An agent that starts runs them before its program is there."""
-        await run_hooks(self.agent.config.hooks, self.directory)
+        await self.agent.hooks.run()
 
 
 def stale_files(directory: Path) -> Credentials:
