@@ -56,12 +56,12 @@ class Served:
 def compiled(home: Path, port: int) -> list[str]:
     """The page's classes, and one that reads addresses. Returns the words that start a class of them."""
     changes = {"Server": {"/run/handfast/web": f"{home}/web", "8443": str(port)}}
-    for name in ("Mesh", "Server", "Client"):
+    for name in ("Asking", "Mesh", "Server", "Client"):
         (home / f"{name}.java").write_text(block(PAGE, f"{name}.java", changes.get(name, {})))
     (home / "Lines.java").write_text(LINES)
     javac = shutil.which("javac")
     assert javac is not None, "tests/system-packages.sh all installs it"
-    files = [str(home / f"{name}.java") for name in ("Mesh", "Server", "Client", "Lines")]
+    files = [str(home / f"{name}.java") for name in ("Asking", "Mesh", "Server", "Client", "Lines")]
     subprocess.run([javac, "-Xlint:all", "-Werror", "-d", str(home / "classes"), *files], check=True, timeout=100)
     return [str(Path(javac).with_name("java")), "-cp", str(home / "classes")]
 
