@@ -8,15 +8,17 @@ import shutil
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.x509 import ocsp
 
 from handfast.certificates import load_certificates, pem_chain
 from handfast.ocsp import build_request, ocsp_url
+from handfast.revocation import split_pem
 from handfast_ca.custody.file import load_key
 from tests.ca_serve.process import RunningServe
 from tests.consumers.asking import ask, files_context
@@ -42,7 +44,8 @@ import java.nio.file.Path;
 import java.security.cert.*;
 import java.util.*;
 
-/** Reads lines: how to ask, whether softly, the responder or -, a stapled answer or -, the chain. Says good, or why not. */
+/** Reads lines: how to ask, whether softly, the responder or -, a stapled answer or -, the chain, now or
+ *  a moment in milliseconds. Says good, or why not. */
 final class Judge {
     public static void main(String[] arguments) {
         for (Scanner in = new Scanner(System.in); in.hasNextLine(); ) {
@@ -78,6 +81,9 @@ final class Judge {
         }
         if (!words[3].equals("-")) {
             checker.setOcspResponses(Map.of(chain.get(0), Files.readAllBytes(Path.of(words[3]))));
+        }
+        if (!words[5].equals("now")) {
+            parameters.setDate(new Date(Long.parseLong(words[5])));
         }
         parameters.addCertPathChecker(checker);
         CertPathValidator.getInstance("PKIX").validate(factory.generateCertPath(chain), parameters);
@@ -183,14 +189,16 @@ async def test_java_asks_where_the_certificate_says_or_where_it_is_told(tmp_path
     told = f"http://{ca.http}/ocsp"
     with talking([*compiled(tmp_path), "Judge", str(good)]) as judge:
         for responder in ("-", told):
-            assert await judge.ask(f"OCSP hard {responder} - {good / 'tls.crt'}") == "good"
-            assert (await judge.ask(f"OCSP hard {responder} - {revoked / 'tls.crt'}")).startswith(REVOKED)
-            assert await judge.ask(f"OCSP hard {responder} - {forged}") == UNKNOWN
+            assert await judge.ask(f"OCSP hard {responder} - {good / 'tls.crt'} now") == "good"
+            assert (await judge.ask(f"OCSP hard {responder} - {revoked / 'tls.crt'} now")).startswith(REVOKED)
+            assert await judge.ask(f"OCSP hard {responder} - {forged} now") == UNKNOWN
             # What the page says of falling back: the lists know nothing of a certificate that was never issued.
-            assert await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {good / 'tls.crt'}") == "good"
-            assert (await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {revoked / 'tls.crt'}")).startswith(REVOKED)
-            assert await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {forged}") == "good"
-        asked_elsewhere = await judge.ask(f"OCSP hard {DEAD} - {good / 'tls.crt'}")
+            assert await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {good / 'tls.crt'} now") == "good"
+            assert (await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {revoked / 'tls.crt'} now")).startswith(
+                REVOKED
+            )
+            assert await judge.ask(f"OCSP_THEN_LISTS hard {responder} - {forged} now") == "good"
+        asked_elsewhere = await judge.ask(f"OCSP hard {DEAD} - {good / 'tls.crt'} now")
         assert asked_elsewhere == UNDETERMINED, "the set responder goes before the certificate's"
 
 
@@ -202,14 +210,14 @@ async def test_without_an_answer_nobody_is_accepted_unless_somebody_says_softly(
     forged = never_issued(ca, good)
     revoke(ca, revoked)
     with talking([*compiled(tmp_path), "Judge", str(good)]) as judge:
-        assert (await judge.ask(f"OCSP softly - - {revoked / 'tls.crt'}")).startswith(REVOKED)
-        assert await judge.ask(f"OCSP softly - - {forged}") == "good"
+        assert (await judge.ask(f"OCSP softly - - {revoked / 'tls.crt'} now")).startswith(REVOKED)
+        assert await judge.ask(f"OCSP softly - - {forged} now") == "good"
         assert ca.stop() == 0
         for files in (good, revoked):
-            assert await judge.ask(f"OCSP hard - - {files / 'tls.crt'}") == UNDETERMINED
-            assert await judge.ask(f"OCSP softly - - {files / 'tls.crt'}") == "good"
+            assert await judge.ask(f"OCSP hard - - {files / 'tls.crt'} now") == UNDETERMINED
+            assert await judge.ask(f"OCSP softly - - {files / 'tls.crt'} now") == "good"
         # The lists of `good` are those of its issuance, from before the revocation.
-        assert await judge.ask(f"OCSP_THEN_LISTS hard - - {good / 'tls.crt'}") == "good"
+        assert await judge.ask(f"OCSP_THEN_LISTS hard - - {good / 'tls.crt'} now") == "good"
 
 
 async def test_a_stapled_answer_stands_for_the_responder(tmp_path: Path, ca: RunningServe) -> None:
@@ -222,10 +230,35 @@ async def test_a_stapled_answer_stands_for_the_responder(tmp_path: Path, ca: Run
     broken.write_bytes(fresh.read_bytes()[:-1] + bytes([fresh.read_bytes()[-1] ^ 1]))
     assert ca.stop() == 0
     with talking([*compiled(tmp_path), "Judge", str(good)]) as judge:
-        assert await judge.ask(f"OCSP hard - {fresh} {good / 'tls.crt'}") == "good"
-        assert (await judge.ask(f"OCSP hard - {bad} {revoked / 'tls.crt'}")).startswith(REVOKED)
+        assert await judge.ask(f"OCSP hard - {fresh} {good / 'tls.crt'} now") == "good"
+        assert (await judge.ask(f"OCSP hard - {bad} {revoked / 'tls.crt'} now")).startswith(REVOKED)
         for useless in (foreign, broken, "-"):
-            assert await judge.ask(f"OCSP hard - {useless} {good / 'tls.crt'}") != "good"
+            assert await judge.ask(f"OCSP hard - {useless} {good / 'tls.crt'} now") != "good"
+
+
+def moment(when: datetime, *, minutes: int) -> str:
+    return str(int((when + timedelta(minutes=minutes)).timestamp()) * 1000)
+
+
+async def test_java_takes_what_ended_a_quarter_of_an_hour_ago(tmp_path: Path, ca: RunningServe) -> None:
+    """D2: its allowance for clocks. That of OCSP can be set, that of lists cannot."""
+    good = issue(ca, "good")
+    staple = answer_about(ca, good)
+    ended = ocsp.load_der_ocsp_response(staple.read_bytes()).next_update_utc
+    assert ended is not None
+    lists = [x509.load_der_x509_crl(one).next_update_utc for one in split_pem((good / "crl.pem").read_bytes())]
+    list_ended = min(one for one in lists if one is not None)
+    java = compiled(tmp_path)
+    stapled = f"OCSP hard - {staple} {good / 'tls.crt'}"
+    listed = f"LISTS hard - - {good / 'tls.crt'}"
+    with talking([*java, "Judge", str(good)]) as judge:
+        assert await judge.ask(f"{stapled} {moment(ended, minutes=14)}") == "good"
+        assert "out-of-date" in await judge.ask(f"{stapled} {moment(ended, minutes=16)}")
+        assert await judge.ask(f"{listed} {moment(list_ended, minutes=14)}") == "good"
+        assert await judge.ask(f"{listed} {moment(list_ended, minutes=16)}") == "Could not determine revocation status"
+    with talking([java[0], "-Dcom.sun.security.ocsp.clockSkew=60", *java[1:], "Judge", str(good)]) as judge:
+        assert await judge.ask(f"{stapled} {moment(ended, minutes=0)}") == "good"
+        assert "out-of-date" in await judge.ask(f"{stapled} {moment(ended, minutes=2)}")
 
 
 @contextlib.asynccontextmanager
