@@ -14,7 +14,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 CORE := $(addprefix handfast/,errors clock identity keys csr certificates bundle crl_change crl_history revocation lifetime access overdue \
 		credentials ocsp) \
 	$(addprefix ca/handfast_ca/,registration enrolment profile admission template lint issuer ledger urls quotas access crl status \
-		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker incident mass_revoker reissuer reports vitals authority refusals limits alarm quorum quarantine testimony witnesses readmission \
+		audit_trail audit_check ceremony feed timekeeper publisher registrar revoker incident mass_revoker reissuer reports vitals entries issuing assembly authority refusals limits alarm quorum quarantine testimony witnesses readmission \
 		ocsp/encoding ocsp/question ocsp/certificate ocsp/signer ocsp/responder) \
 	$(addprefix agent/handfast_agent/,lifecycle order plan backoff trust acceptance driver condition freshness stapling)
 

@@ -20,7 +20,7 @@ from apscheduler.triggers.date import DateTrigger
 
 from handfast.clock import Clock
 from handfast.errors import HandfastError
-from handfast_agent.reconcile import LOOK_SECONDS, Reading, set_by, to_run_now
+from handfast_agent.reconcile import LOOK_SECONDS, TOLERANCE, Reading, set_by, to_run_now
 
 __all__ = ["Schedule", "Step"]
 
@@ -122,7 +122,8 @@ class Schedule:
             put_off = to_run_now(self._due, before, now)
             if put_off:
                 moved = set_by(before, now)
-                _log.warning("planned anew: %s (the clock was set by %.1f s)", ", ".join(put_off), moved)
+                why = f"the clock was set by {moved:.1f} s" if abs(moved) > TOLERANCE else "this process stood still"
+                _log.warning("planned anew: %s (%s)", ", ".join(put_off), why)
             for name in put_off:
                 self._plan(name, 0.0)
             before = now

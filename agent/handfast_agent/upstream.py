@@ -173,6 +173,11 @@ class GrpcUpstream:
             await self._watching.ReportStatus(report, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise codec.from_rpc_error(error) from error
+        except asyncio.CancelledError:
+            # So gRPC ends the calls of a channel that somebody else closes, here the watch. Nobody cancelled this task.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise Unavailable("the watch ended while a report was on its way", reason="NOT_CONNECTED") from None
 
     def _peer(self, present: Credentials) -> Peer:
         return Peer(self._ca.address, self._server, present.bundle.roots, present.revocations, present)

@@ -15,9 +15,11 @@ from handfast.errors import Invalid, Unauthenticated
 from handfast.identity import SpiffeId
 from handfast.lifetime import format_duration
 from handfast_ca.ledger import PresentedCertificate, TokenRecord
+from handfast_ca.registration import Proof
 
 __all__ = [
     "LONGEST_TOKEN_LIFETIME",
+    "Application",
     "CreatedToken",
     "Enrolment",
     "JoinToken",
@@ -107,6 +109,24 @@ class Renewal:
     csr: bytes = field(repr=False)
     lifetime: timedelta | None = None
     peer_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One request of a caller that proved who it is: whose certificate it asks for, and what proved that.
+
+    ``credential``: what its CSR is bound to; None on an operator's word and for the CA itself.
+    """
+
+    spiffe_id: SpiffeId
+    csr: bytes = field(repr=False)
+    obtained_by: str
+    lifetime: timedelta | None = None
+    credential: bytes | None = field(default=None, repr=False)
+    proof: Proof | None = None
+    peer_address: str = ""
+    token_digest: bytes | None = None
+    presented: PresentedCertificate | None = None
 
 
 def present(leaf: Leaf) -> PresentedCertificate:

@@ -7,6 +7,7 @@ returns with a CRL that carries it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from handfast_ca.timekeeper import Timekeeper
 
 __all__ = ["Publisher"]
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 LONG = 2_000
 """Entries from which on a list is worked at on a thread."""
@@ -89,6 +91,13 @@ class Publisher:
         if self._next is None:
             self._next = asyncio.create_task(self._publish())
         return await asyncio.shield(self._next)
+
+    async def resume(self) -> None:
+        """A quarantine is over. What keeps the first CRL from being signed now is the :attr:`problem`, and is not raised."""
+        try:
+            await self.publish()
+        except HandfastError as error:
+            _log.error("no new CRL after the quarantine: %s", error.message)
 
     async def _publish(self) -> RevocationList:
         own = asyncio.current_task()

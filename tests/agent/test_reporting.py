@@ -83,6 +83,24 @@ async def test_a_new_list_is_confirmed_when_it_is_in_force(agent: Agent, peer: P
     assert max(int(one.number) for one in peer.reports[-1].lists) == newest
 
 
+@pytest.mark.usefixtures("running")
+async def test_a_report_that_is_on_its_way_when_the_watch_ends_is_sent_again_over_the_next_one(
+    peer: PeerAuthority,
+) -> None:
+    """gRPC cancels it, as if somebody had ended the agent."""
+    peer.answers_reports.clear()
+    await heard(peer, 0)
+    peer.answers_reports, unanswered = asyncio.Event(), peer.answers_reports
+    peer.answers_reports.set()
+    sent = len(peer.reports)
+    peer.hang_up()
+    async with asyncio.timeout(20):
+        while len(peer.reports) == sent:
+            await asyncio.sleep(0.01)
+    assert not unanswered.is_set()
+    assert peer.streams_opened == 2
+
+
 async def test_without_a_watch_nothing_is_said(reporting: Reporting, agent: Agent, peer: PeerAuthority) -> None:
     """No connection is made for it."""
     with pytest.raises(Unavailable) as caught:

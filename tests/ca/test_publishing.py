@@ -182,7 +182,7 @@ async def test_a_list_whose_signature_does_not_verify_is_not_published(bench: Be
     """D5: the CA puts its own list together as an agent does before anybody gets it."""
     serial = await revoked(bench)
     bench.again(issuer=_OtherSignature())
-    await bench.authority._publisher.load()
+    await bench.authority._parts.publisher.load()
     await refused(bench, "LINT", Broken, bench.authority.publish_crl())
     assert bench.crl().serials == {serial}
 

@@ -59,6 +59,8 @@ class PeerAuthority(AuthorityServicer):
         self._answered: dict[bytes, authority_pb2.IssuedCredentials] = {}
         self.checkpoints: list[authority_pb2.Checkpoint] = []
         self.wants_lists = False
+        self.answers_reports = asyncio.Event()
+        self.answers_reports.set()
         self.offered: list[bytes] = []
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
@@ -106,6 +108,7 @@ class PeerAuthority(AuthorityServicer):
 
     async def ReportStatus(self, request: Any, context: Any) -> report_pb2.StatusReceipt:
         self.reports.append(request)
+        await self.answers_reports.wait()
         return report_pb2.StatusReceipt()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
