@@ -297,6 +297,8 @@ async def test_status_shows_all_that_an_operator_asks_for_and_a_full_disk_by_nam
             assert shown["ready"]
             assert resource.prlimit(agent.pid, resource.RLIMIT_CORE) == (0, 0)
             leaf = agent.leaf()
+            # Without room it could not even connect, and would hear of nothing.
+            await asyncio.to_thread(agent.wait_until, lambda: peer.watchers == 1)
             resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             peer.authority.revoke(4711)
             peer.push()
