@@ -224,7 +224,8 @@ async def test_an_answer_under_way_is_finished_and_no_other_follows_over_its_con
 ) -> None:
     """C6: by the reload."""
     revoked = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, service) as nginx:
+    # Only the end of the answer may end it here, however slow the machine is.
+    async with serving(tmp_path, peer, service, shutdown="120s") as nginx:
         with Asker(nginx.port, context_of(revoked)) as open_one:
             asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
             await eventually(lambda: "/slow" in service.asked, nginx.said)
