@@ -21,7 +21,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """``outage_budget_seconds``: how long the workload would survive if the CA died now."""
+    """``outage_budget_seconds``: how long the workload would survive if the CA died now. ``failing_hooks`` are no check: a
+    program that waits for a ready agent before it starts would never be there to be told.
+    """
 
     spiffe_id: str
     state: State
@@ -40,6 +42,7 @@ class Condition:
     connected: bool
     staple_until: datetime | None
     checks: tuple[Check, ...]
+    failing_hooks: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -47,7 +50,7 @@ class Condition:
         return all(check.ok for check in self.checks)
 
 
-def condition(driver: Driver, now: datetime) -> Condition:
+def condition(driver: Driver, now: datetime, failing_hooks: tuple[str, ...] = ()) -> Condition:
     present, plan = driver.present, driver.plan
     validity = plan.validity
     freshness, age, next_update = _freshness(driver, now)
@@ -78,6 +81,7 @@ def condition(driver: Driver, now: datetime) -> Condition:
             Check("revocations", freshness in (Freshness.FRESH, Freshness.STALE), str(freshness)),
             Check("files", not driver.record.unwritten, driver.record.unwritten or "written"),
         ),
+        failing_hooks=failing_hooks,
     )
 
 

@@ -53,6 +53,11 @@ class HookConfig:
     signal: str = "SIGHUP"
     timeout: float = 10.0
 
+    @property
+    def subject(self) -> str:
+        """What it is called in a log."""
+        return self.command[0] if self.command else str(self.pid_file)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:

@@ -115,6 +115,8 @@ class Driver:
         self.trust = found.trust
         self.generation = max(found.generation, self._remembered.generation) + GENERATIONS_SKIPPED_AT_START
         if found.credentials is None or found.credentials.spiffe_id != self.wanted.spiffe_id:
+            if found.generation:
+                await self._on_files()  # the former run may have ended before a hook told of what it withdrew
             return
         validity = found.credentials.leaf.validity
         renew_at = found.renew_at or moment_to_renew(validity, None, self._draw())

@@ -68,12 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_readiness(self, now: Condition) -> None:
         checks = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in now.checks]
-        body = (
-            json.dumps(
-                {"ready": now.ready, "state": str(now.state), "freshness": str(now.freshness), "checks": checks}
-            ).encode()
-            + b"\n"
-        )
+        value = {"ready": now.ready, "state": str(now.state), "freshness": str(now.freshness), "checks": checks}
+        body = json.dumps(value | {"failing_hooks": now.failing_hooks}).encode() + b"\n"
         self._send(200 if now.ready else 503, "application/json", body)
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:

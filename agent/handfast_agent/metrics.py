@@ -41,6 +41,7 @@ class _Metrics:
             "staple_expiry_timestamp_seconds": now.staple_until and now.staple_until.timestamp(),
             "generation": now.generation,
             "ready": float(now.ready),
+            "hooks_failing": len(now.failing_hooks),
             "connected": float(now.connected),
         }
         for name, value in gauges.items():

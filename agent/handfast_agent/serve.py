@@ -8,7 +8,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from handfast.clock import Clock, SystemClock
 from handfast.errors import HandfastError, Unauthenticated
@@ -18,7 +18,7 @@ from handfast_agent.config import Config
 from handfast_agent.delivery import serve_socket
 from handfast_agent.driver import Driver
 from handfast_agent.freshness import FreshnessAlarm
-from handfast_agent.hooks import run_hooks
+from handfast_agent.hooks import Hooks
 from handfast_agent.lifecycle import State
 from handfast_agent.memory import Memory, Outputs
 from handfast_agent.ocsp_http import ask_ocsp
@@ -45,6 +45,9 @@ class Agent:
         self.source = StaticSource()
         self.draw = random.SystemRandom().random
         self.upstream = GrpcUpstream(config.ca, config.trust_domain, config.pin, self.clock)
+        self.hooks = Hooks(config.hooks, config.directory, clock=self.clock, draw=self.draw)
+        self.hooks.on_failure = self._note_failed_hook
+        self.on_failed_hook: Callable[[], None] = lambda: None
         given = sys.stdin.read(MAX_TOKEN_BYTES + 1) if config.token_stdin else None
         self.driver = Driver(
             config.wanted,
@@ -55,19 +58,20 @@ class Agent:
             source=self.source,
             clock=self.clock,
             draw=self.draw,
-            on_files=self._run_hooks,
+            on_files=self.hooks.run,
         )
         self.stapler = Stapler(self.driver, ask_ocsp, clock=self.clock, draw=self.draw)
 
     def look(self) -> Condition:
-        return condition(self.driver, self.clock.now())
+        return condition(self.driver, self.clock.now(), self.hooks.failing)
 
     def failures(self) -> dict[str, int]:
         """How often each reason was given since the start. Safe to call from another thread."""
         return dict(self.driver.record.alarms)
 
-    async def _run_hooks(self) -> None:
-        await run_hooks(self.config.hooks, self.config.directory)
+    def _note_failed_hook(self) -> None:
+        self.driver.count("HOOK_FAILED")
+        self.on_failed_hook()
 
     async def poll(self) -> float:
         """The safety net of the trust stream. Returns the seconds until the next poll."""
@@ -97,7 +101,12 @@ async def _run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     freshness = FreshnessAlarm(agent.look, agent.driver.record)
-    steps = {"rotation": agent.driver.tick, "poll": agent.poll, "freshness": freshness.step}
+    steps = {
+        "rotation": agent.driver.tick,
+        "poll": agent.poll,
+        "freshness": freshness.step,
+        "hooks": agent.hooks.repeat,
+    }
     if config.stapling:
         steps["stapling"] = agent.stapler.look
     schedule = Schedule(steps, agent.clock)
@@ -107,6 +116,7 @@ async def _run(config: Config) -> None:
         schedule.run_now("rotation")
 
     agent.driver.on_hurry = lambda: schedule.run_now("rotation")
+    agent.on_failed_hook = lambda: schedule.run_now("hooks")
     loop.add_signal_handler(signal.SIGHUP, schedule.run_now, "rotation")
     loop.add_signal_handler(signal.SIGUSR1, renew_at_once)
     reporting = Reporting(agent.driver, agent.upstream, agent.source, agent.draw, agent.clock.monotonic)

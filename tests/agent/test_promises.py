@@ -31,9 +31,12 @@ from handfast.testing import ManualClock, TestAuthority
 from handfast.wire.v1 import workload_pb2
 from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
 from handfast_agent.cli.group import agent as agent_command
+from handfast_agent.cli.status import row
 from handfast_agent.config import Config, HookConfig, TrustPin, parse
+from handfast_agent.delivery import serve_socket
 from handfast_agent.driver import Driver
 from handfast_agent.health import serve_health
+from handfast_agent.hooks import LONGEST
 from handfast_agent.lifecycle import State
 from handfast_agent.log import log_to_stderr
 from handfast_agent.memory import Memory, Outputs
@@ -171,6 +174,50 @@ async def test_hooks_run_after_every_change_of_the_files_and_not_without_one(
     assert len(told.read_text()) == before + 2
 
 
+async def test_a_hook_that_fails_is_told_in_status_readiness_and_metrics_until_it_succeeds(
+    config: Config, peer: PeerAuthority, clock: ManualClock, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    """C6: whoever looks must see that a program may go on with an old list."""
+    ready = tmp_path / "ready"
+    told = ("/bin/sh ended with status 1 (attempt 1)",)
+    agent = await enrolled(replace(config, hooks=(HookConfig(("/bin/sh", "-c", f"test -e {ready}")),)), clock)
+    with serve_health("127.0.0.1", unused_tcp_port, agent.look, agent.failures):
+        assert agent.look().failing_hooks == told
+        ready_body = json.loads(await asyncio.to_thread(fetch, unused_tcp_port, "/readyz"))
+        assert (ready_body["ready"], ready_body["failing_hooks"]) == (True, list(told))
+        metrics = await asyncio.to_thread(fetch, unused_tcp_port, "/metrics")
+        assert "handfast_agent_hooks_failing 1.0" in metrics
+        counted = float(agent.failures()["HOOK_FAILED"])
+        assert f'handfast_agent_failures_total{{reason="HOOK_FAILED"}} {counted}' in metrics
+        socket = tmp_path / "run" / "agent.sock"
+        async with (
+            serve_socket(socket, agent.source, lambda: agent.driver.generation, agent.look),
+            grpc.aio.insecure_channel(f"unix:{socket}") as channel,
+        ):
+            answer = await WorkloadStub(channel).GetStatus(workload_pb2.GetStatusRequest(), metadata=HEADER)
+        assert row(answer)["failing_hooks"] == list(told)
+        ready.touch()
+        clock.advance(timedelta(seconds=LONGEST))
+        await agent.hooks.repeat()
+        assert agent.look().failing_hooks == ()
+        assert "handfast_agent_hooks_failing 0.0" in await asyncio.to_thread(fetch, unused_tcp_port, "/metrics")
+
+
+async def test_what_was_withdrawn_is_told_again_by_the_next_start(
+    config: Config, peer: PeerAuthority, clock: ManualClock, tmp_path: Path
+) -> None:
+    """C6: the former run may have ended before the hook that stops a server had run, or while it failed."""
+    told = tmp_path / "told"
+    hook = HookConfig(("/bin/sh", "-c", f'ls "$HANDFAST_CREDENTIALS_DIR" > {told}'))
+    agent = await enrolled(config, clock)
+    assert agent.driver.present is not None
+    peer.authority.revoke(agent.driver.present)
+    await poll_once(agent.driver, agent.upstream, agent.source)
+    assert not told.exists()
+    await Agent(replace(config, hooks=(hook,)), clock).driver.start()
+    assert set(told.read_text().split()) == {"ca.crt", "crl.pem"}
+
+
 async def test_ready_is_only_said_while_every_output_is_valid_and_fresh(
     config: Config, peer: PeerAuthority, clock: ManualClock, unused_tcp_port: int
 ) -> None:
@@ -250,6 +297,8 @@ async def test_status_shows_all_that_an_operator_asks_for_and_a_full_disk_by_nam
             assert shown["ready"]
             assert resource.prlimit(agent.pid, resource.RLIMIT_CORE) == (0, 0)
             leaf = agent.leaf()
+            # Without room it could not even connect, and would hear of nothing.
+            await asyncio.to_thread(agent.wait_until, lambda: peer.watchers == 1)
             resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
             peer.authority.revoke(4711)
             peer.push()

@@ -1,7 +1,8 @@
 """OCSP: answers that are kept against a static file from the same server, and answers that are signed against the signature.
 
 The first half asks a real ``handfast ca serve`` over one connection that stays open, by turns for the issuer's
-certificate (a file of about that size, held in memory, too) and for an answer without a nonce. The second half is CPU time in
+certificate (a file of about that size, held in memory, too), for an answer without a nonce, and for one with a nonce, which
+is signed each time: what a signature adds to all that HTTP costs. The second half is CPU time in
 this process: the whole responder, from a DER request with a nonce to the DER answer, against P-256 over the same bytes.
 """
 
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from handfast.certificates import load_certificates, subject_key_id
-from handfast.ocsp import build_request
+from handfast.ocsp import NONCE_OCTETS, build_request
 from handfast_ca.ocsp.encoding import GOOD
 from handfast_ca.ocsp.question import read_question
 from handfast_ca.ocsp.signer import Signer
@@ -59,6 +60,7 @@ def served() -> list[dict[str, Any]]:
             "file": ("GET", f"/ca/{slug}.cer", None),
             "get": ("GET", f"/ocsp/{base64.b64encode(der).decode()}", None),
             "post": ("POST", "/ocsp", der),
+            "signed": ("POST", "/ocsp", build_request(leaf.serial_number, issuer, nonce=b"n" * NONCE_OCTETS)),
         }
         rates: dict[str, list[float]] = {name: [] for name in asks}
         costs: dict[str, list[float]] = {name: [] for name in asks}
@@ -70,13 +72,15 @@ def served() -> list[dict[str, Any]]:
                 costs[name].append(cost)
     rows: list[dict[str, Any]] = []
     base_rate, base_cost = (statistics.median(found["file"]) for found in (rates, costs))
-    for name, words in (("get", "GET"), ("post", "POST")):
+    for name, words in (("get", "GET"), ("post", "POST"), ("signed", "POST with a nonce, signed for it")):
         rate, cost = statistics.median(rates[name]), statistics.median(costs[name])
         # Round by round, since other work comes and goes.
         ratio = statistics.median(one / file for one, file in zip(rates[name], rates["file"], strict=True))
         size = f"{words}, {sizes[name]} bytes (file: {sizes['file']})"
-        rows.append({"what": f"{size}", "value": rate, "unit": "1/s", "baseline": base_rate, "ratio": ratio,
-                     "goal": "at least 0.5", "met": ratio >= 0.5})  # fmt: skip
+        row: dict[str, Any] = {"what": size, "value": rate, "unit": "1/s", "baseline": base_rate, "ratio": ratio}
+        if name != "signed":
+            row |= {"goal": "at least 0.5", "met": ratio >= 0.5}
+        rows.append(row)
         rows.append({"what": f"{words}, server CPU", "value": cost * 1e6, "unit": "us", "baseline": base_cost * 1e6,
                      "ratio": cost / base_cost})  # fmt: skip
     return rows

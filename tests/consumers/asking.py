@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from handfast.credentials import Credentials
 from tests.consumers.programs import eventually
@@ -28,6 +29,13 @@ def context_of(credentials: Credentials | None, roots: bytes | None = None) -> s
             file.write(credentials.key_pem + credentials.chain_pem)
             file.flush()
             context.load_cert_chain(file.name)
+    return context
+
+
+def files_context(directory: Path) -> ssl.SSLContext:
+    """The same, of the files that ``handfast cert issue`` or an agent wrote."""
+    context = ssl.create_default_context(cafile=str(directory / "ca.crt"))
+    context.load_cert_chain(str(directory / "credentials.pem"))
     return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ from handfast.certificates import Leaf, load_certificates
 from handfast.credentials import Credentials
 from handfast.testing import ManualClock, TestAuthority
 from handfast_agent.config import load
-from handfast_agent.hooks import run_hooks
 from handfast_agent.memory import Outputs
 from handfast_agent.serve import Agent
 from handfast_agent.storage import Directory
 from handfast_agent.trust import Trust
 from handfast_agent.watch import poll_once
 from tests.agent.running import configuration
+from tests.consumers.programs import LONGEST_WAIT
 from tests.peers.authority import TOKEN, PeerAuthority
 
 TRUST_DOMAIN = "prod.example"
@@ -65,15 +66,28 @@ class Member:
         self.agent.driver.demand_renewal()
         await self.agent.driver.tick()
         assert self.serial != before
+        await self.told()
         return self.serial
 
-    async def listen(self) -> None:
-        """Takes the CA's news: a new list is written and told by the hooks when this returns."""
+    async def listen(self, *, told: bool = True) -> None:
+        """Takes the CA's news: a new list is written and, unless a test says otherwise, told by the hooks when this returns."""
         await poll_once(self.agent.driver, self.agent.upstream, self.agent.source)
+        if told:
+            await self.told()
+
+    async def told(self) -> None:
+        """Returns when no hook fails any more, as the agent's schedule repeats them: a program that is busy hears later."""
+        hooks = self.agent.hooks
+        async with asyncio.timeout(LONGEST_WAIT):
+            while hooks.failing:
+                wait = await hooks.repeat()
+                if hooks.failing:
+                    await asyncio.sleep(wait)
 
     async def reload(self) -> None:
         """The hooks, as after every generation. An agent that starts runs them before its program is there."""
-        await run_hooks(self.agent.config.hooks, self.directory)
+        await self.agent.hooks.run()
+        await self.told()
 
 
 def stale_files(directory: Path) -> Credentials:

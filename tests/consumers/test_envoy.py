@@ -97,7 +97,7 @@ async def test_a_revoked_client_is_refused_and_its_open_connection_lasts_as_long
     """C6: `max_connection_duration` is what bounds it."""
     revoked, good = peer.authority.issue("/client"), peer.authority.issue("/other")
     shorter = {
-        LISTENER: "{max_connection_duration: 12s, max_stream_duration: 60s}",
+        LISTENER: "{max_connection_duration: 25s, max_stream_duration: 60s}",
         "drain_timeout: 5s": "drain_timeout: 1s",
     }
     async with serving(envoy, tmp_path, peer, service, **shorter) as served:
@@ -118,7 +118,7 @@ async def test_a_revoked_service_behind_keeps_the_connections_it_has_and_gets_no
     """C6, the other direction: `max_connection_duration` of the cluster is what bounds it."""
     context = context_of(peer.authority.issue("/client"))
     async with serving(
-        envoy, tmp_path, peer, service, **{f"options: {CLUSTER}": "options: {max_connection_duration: 8s}"}
+        envoy, tmp_path, peer, service, **{f"options: {CLUSTER}": "options: {max_connection_duration: 25s}"}
     ) as served:
         assert (await asyncio.to_thread(ask, served.port, context)).good
         peer.authority.revoke(service.source.current())

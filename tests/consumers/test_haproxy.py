@@ -59,7 +59,7 @@ def configure(home: Path, directory: Path, port: int, behind: int, **changes: st
 def command(home: Path) -> list[str]:
     haproxy = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     assert haproxy is not None, "tests/system-packages.sh installs it"
-    return [haproxy, "-W", "-f", str(home / "haproxy.cfg"), "-p", str(home / "haproxy.pid")]
+    return [haproxy, "-W", "-f", str(home / "haproxy.cfg"), "-p", str(home / "haproxy.pid"), "-S", str(home / "m.sock")]
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +68,8 @@ async def serving(
 ) -> AsyncIterator[Served]:
     port = free_port()
     scripts = {RELOAD: str(home / "haproxy.sh"), LISTS: str(home / "haproxy-lists.sh")}
-    (home / "haproxy.sh").write_text(block(PAGE, RELOAD, {"/run/haproxy.pid": f"{home}/haproxy.pid"}))
+    master = {"/run/haproxy.pid": f"{home}/haproxy.pid", "/run/haproxy-master.sock": f"{home}/m.sock"}
+    (home / "haproxy.sh").write_text(block(PAGE, RELOAD, master))
     places = {"/run/haproxy.sock": f"{home}/haproxy.sock", "/run/handfast/web": f"{home}/web"}
     more = {"/run/haproxy.loaded": f"{home}/haproxy.loaded", RELOAD: scripts[RELOAD]}
     (home / "haproxy-lists.sh").write_text(block(PAGE, LISTS, places | more))
@@ -140,7 +141,8 @@ async def test_after_an_answer_under_way_one_more_follows_over_its_connection_an
 ) -> None:
     """C6: the limit that the page tells. That one says `Connection: close`."""
     revoked = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, service) as haproxy:
+    # Only the end of the answer may end it here, however slow the machine is.
+    async with serving(tmp_path, peer, service, **{"hard-stop-after 10s": "hard-stop-after 120s"}) as haproxy:
         with Asker(haproxy.port, context_of(revoked)) as open_one:
             asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
             await eventually(lambda: "/slow" in service.asked, haproxy.program.said)
@@ -172,7 +174,7 @@ async def test_through_the_runtime_api_new_handshakes_are_refused_and_an_open_co
 ) -> None:
     """C6: the limit of this way is that only idle time ends a connection."""
     revoked = peer.authority.issue("/client")
-    shorter = {"timeout http-keep-alive 60s": "timeout http-keep-alive 1s"}
+    shorter = {"timeout http-keep-alive 60s": "timeout http-keep-alive 5s"}
     async with serving(tmp_path, peer, service, LISTS, **shorter) as haproxy:
         workers = haproxy.workers()
         context = context_of(revoked)
@@ -212,6 +214,23 @@ async def test_a_list_that_is_too_long_for_the_runtime_api_is_loaded_by_a_reload
     async with serving(tmp_path, peer, service, LISTS) as haproxy:
         peer.authority.revoke_all([revoked.leaf.serial, *range(1, 1000)])
         await haproxy.hear_of_revocation()
+        assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
+
+
+async def test_a_reload_that_fails_is_a_hook_that_fails_until_it_can_succeed(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6: HAProxy takes the signal, cannot read its configuration, and goes on with the old list."""
+    revoked = peer.authority.issue("/client")
+    async with serving(tmp_path, peer, service) as haproxy:
+        configuration = (tmp_path / "haproxy.cfg").read_text()
+        (tmp_path / "haproxy.cfg").write_text(f"{configuration}\nnonsense\n")
+        peer.authority.revoke(revoked)
+        await haproxy.member.listen(told=False)
+        assert haproxy.member.agent.hooks.failing == ("/bin/sh ended with status 1 (attempt 1)",)
+        assert (await asyncio.to_thread(ask, haproxy.port, context_of(revoked))).good, "the limit of a failed reload"
+        (tmp_path / "haproxy.cfg").write_text(configuration)
+        await haproxy.reloaded_by(haproxy.member.told())
         assert "CERTIFICATE_REVOKED" in await asyncio.to_thread(refusal, haproxy.port, context_of(revoked))
 
 

@@ -56,12 +56,12 @@ class Served:
 def compiled(home: Path, port: int) -> list[str]:
     """The page's classes, and one that reads addresses. Returns the words that start a class of them."""
     changes = {"Server": {"/run/handfast/web": f"{home}/web", "8443": str(port)}}
-    for name in ("Mesh", "Server", "Client"):
+    for name in ("Asking", "Mesh", "Server", "Client"):
         (home / f"{name}.java").write_text(block(PAGE, f"{name}.java", changes.get(name, {})))
     (home / "Lines.java").write_text(LINES)
     javac = shutil.which("javac")
     assert javac is not None, "tests/system-packages.sh all installs it"
-    files = [str(home / f"{name}.java") for name in ("Mesh", "Server", "Client", "Lines")]
+    files = [str(home / f"{name}.java") for name in ("Asking", "Mesh", "Server", "Client", "Lines")]
     subprocess.run([javac, "-Xlint:all", "-Werror", "-d", str(home / "classes"), *files], check=True, timeout=100)
     return [str(Path(javac).with_name("java")), "-cp", str(home / "classes")]
 
@@ -103,6 +103,35 @@ async def test_a_revoked_client_is_refused_on_new_and_on_open_connections(tmp_pa
             assert (await asyncio.to_thread(open_one.ask)).status == 403
         assert (await asyncio.to_thread(ask, served.port, context_of(revoked))).status == 0
         assert (await asyncio.to_thread(ask, served.port, context_of(good))).good
+
+
+HANGS = 'if (exchange.getRequestURI().getPath().equals("/slow")) while (!Thread.interrupted()) java.util.concurrent.locks.LockSupport.park();'
+
+
+async def test_an_answer_that_does_not_end_is_cut_after_the_longest_time_of_an_answer(
+    tmp_path: Path, peer: PeerAuthority
+) -> None:
+    """C6: the one setting of the JDK's server that bounds what is under way, whoever asked."""
+    port, member = free_port(), await enrolled(tmp_path, peer)
+    java = await asyncio.to_thread(compiled, tmp_path, port)
+    file = tmp_path / "Server.java"
+    writing = "exchange.getResponseBody().write(seen);"
+    assert writing in file.read_text()
+    file.write_text(file.read_text().replace(writing, f"{HANGS} {writing}"))
+    javac = [
+        str(Path(java[0]).with_name("javac")),
+        "-cp",
+        f"{tmp_path}/classes",
+        "-d",
+        f"{tmp_path}/classes",
+        str(file),
+    ]
+    subprocess.run(javac, check=True, timeout=100)
+    options = ["-Dsun.net.httpserver.maxRspTime=1"]
+    context = context_of(peer.authority.issue("/client"))
+    async with running([java[0], *options, *java[1:], "Server"], tmp_path, [port]):
+        assert (await asyncio.to_thread(ask, port, context)).serial == member.serial
+        assert "IncompleteRead" in (await asyncio.to_thread(ask, port, context, "/slow")).error
 
 
 async def test_when_its_own_certificate_is_revoked_it_shakes_no_hand(tmp_path: Path, peer: PeerAuthority) -> None:

@@ -187,12 +187,45 @@ async def test_an_agent_in_a_process_of_its_own_does_all_that_by_the_push_of_the
             assert program.runs
 
 
+async def test_a_reload_that_failed_is_repeated_until_the_list_bites(
+    tmp_path: Path, peer: PeerAuthority, service: Upstream
+) -> None:
+    """C6: nginx cannot be told when the list comes; nothing else comes after it."""
+    client, port = peer.authority.issue("/client"), free_port()
+    revoked = context_of(client)
+    configure(tmp_path, tmp_path / "web", port, service.server_port)
+    shown = {"trust_domain": TRUST_DOMAIN, "dns_names": ["localhost"], **yaml.safe_load(settings(tmp_path))}
+    pid, away = tmp_path / "nginx.pid", tmp_path / "away"
+    with RunningAgent(configuration(tmp_path, peer, **shown)) as agent:
+        await eventually(lambda: (tmp_path / "web" / "tls.key").exists() and peer.watchers == 1)
+        async with running(command(tmp_path), tmp_path, [port]) as program:
+            first = await asyncio.to_thread(ask, port, revoked)
+            agent.tell(signal.SIGUSR1)
+            await eventually(lambda: ask(port, revoked).serial not in (0, first.serial), program.said)
+            pid.rename(away)
+            failed = _failed(agent)
+            list_before = (tmp_path / "web" / "crl.pem").read_bytes()
+            peer.authority.revoke(client)
+            peer.push()
+            await eventually(lambda: (tmp_path / "web" / "crl.pem").read_bytes() != list_before, agent.log.read_text)
+            await eventually(lambda: _failed(agent) > failed, agent.log.read_text)
+            assert (await asyncio.to_thread(ask, port, revoked)).good, "nobody could tell it yet"
+            away.rename(pid)
+            await eventually(lambda: ask(port, revoked).status == 400, program.said)
+            assert program.runs
+
+
+def _failed(agent: RunningAgent) -> int:
+    return sum(message.startswith("hook failed") for message in agent.messages)
+
+
 async def test_an_answer_under_way_is_finished_and_no_other_follows_over_its_connection(
     tmp_path: Path, peer: PeerAuthority, service: Upstream
 ) -> None:
     """C6: by the reload."""
     revoked = peer.authority.issue("/client")
-    async with serving(tmp_path, peer, service) as nginx:
+    # Only the end of the answer may end it here, however slow the machine is.
+    async with serving(tmp_path, peer, service, shutdown="120s") as nginx:
         with Asker(nginx.port, context_of(revoked)) as open_one:
             asking = asyncio.create_task(asyncio.to_thread(open_one.ask, "/slow"))
             await eventually(lambda: "/slow" in service.asked, nginx.said)

@@ -27,6 +27,7 @@ _COLUMNS = (
     Column("survives a dead CA for", lambda row: format_duration(timedelta(seconds=row["outage_budget_seconds"]))),
     Column("connected", lambda row: "yes" if row["connected"] else "no"),
     Column("last failure", "last_failure"),
+    Column("failing hooks", "failing_hooks"),
     Column("not ready because", lambda row: [f"{c['name']}: {c['detail']}" for c in row["checks"] if not c["ok"]]),
 )
 
@@ -43,10 +44,11 @@ def row(answer: workload_pb2.AgentStatus) -> dict[str, Any]:
     values: dict[str, Any] = {
         field.name: getattr(answer, field.name)
         for field in answer.DESCRIPTOR.fields
-        if field.name not in (*_TIMES, "checks")
+        if field.name not in (*_TIMES, "checks", "failing_hooks")
     }
     present = {field.name for field, _ in answer.ListFields()}
     for name in _TIMES:
         values[name] = shown_time(codec.time_from_wire(getattr(answer, name))) if name in present else None
+    values["failing_hooks"] = list(answer.failing_hooks)
     values["checks"] = [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in answer.checks]
     return values

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.asn1 import TLV
@@ -55,11 +56,10 @@ class Said(StrEnum):
     INTERNAL_ERROR = "internal-error"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """``der`` is an OCSPResponse. Without dates it is an error; ``kept``: it was signed before, for somebody else."""
 
-    der: bytes = field(repr=False)
+    der: bytes
     said: Said
     this_update: datetime | None = None
     next_update: datetime | None = None
@@ -100,13 +100,17 @@ def verdict(record: CertificateRecord | None, issuer_key_id: bytes) -> Verdict:
     return _GOOD if record.status is Status.ISSUED else _UNKNOWN
 
 
+_Form = tuple[x509.ObjectIdentifier, bool]
+"""How a CertID names the issuer: the hash, and whether its parameters are there."""
+
+
 @dataclass(slots=True)
 class _Known:
     """A verdict as of ``since``, and what was signed of it: one answer for each way to name the issuer."""
 
     verdict: Verdict
     since: datetime
-    replies: dict[tuple[x509.ObjectIdentifier, bool], Reply] = field(default_factory=dict)
+    replies: dict[_Form, Reply] = field(default_factory=dict)
 
     def holds(self, now: datetime) -> bool:
         return self.since <= now < self.since + self.verdict.life / 2
@@ -160,22 +164,25 @@ class Responder:
             return _INTERNAL_ERROR
 
     async def _answer(self, question: Question) -> Reply:
-        now = self._time.wall()
         cert = question.cert
         held = self._hold()
         if held is not None and not self._revoked(cert.serial):
             raise held  # a restored ledger does not know yet what is good (threat J9)
         # The answer repeats the CertID, so it is kept for each form that one has.
         form = cert.algorithm.oid, cert.algorithm.parameters is not None
-        known = self._recall(cert.serial, now)
-        if known is not None and not question.nonce and (kept := known.replies.get(form)) is not None:
+        if not question.nonce and (kept := self._kept(cert.serial, form)) is not None:
             return kept
         now = await self._time.now()
         known = self._recall(cert.serial, now) or await self._find_out(cert.serial, now)
         reply = self._sign(question, known.verdict, now)
         if not question.nonce and reply.said is not Said.UNKNOWN:
-            known.replies[form] = Reply(reply.der, reply.said, reply.this_update, reply.next_update, kept=True)
+            known.replies[form] = reply._replace(kept=True)
         return reply
+
+    def _kept(self, serial: int, form: _Form) -> Reply | None:
+        """What was signed already may be told again when the clock is wrong, too: its dates say when it was signed."""
+        known = self._recall(serial, self._time.wall())
+        return None if known is None else known.replies.get(form)
 
     def _recall(self, serial: int, now: datetime) -> _Known | None:
         """By serial and by what the feed says *now*: a revocation makes all that was kept unreachable."""

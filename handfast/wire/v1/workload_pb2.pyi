@@ -133,6 +133,7 @@ class AgentStatus(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FAILING_HOOKS_FIELD_NUMBER: _builtins.int
     spiffe_id: _builtins.str
     state: _builtins.str
     """Name of the lifecycle state, e.g. "serving"."""
@@ -162,6 +163,10 @@ class AgentStatus(_message.Message):
     def crl_next_update(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]: ...
+    @_builtins.property
+    def failing_hooks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A sentence for each hook that failed, and is repeated until it succeeds or the files change again."""
+
     def __init__(
         self,
         *,
@@ -183,10 +188,11 @@ class AgentStatus(_message.Message):
         checks: _abc.Iterable[Global___Check] | None = ...,
         connected: _builtins.bool = ...,
         version: _builtins.str = ...,
+        failing_hooks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["crl_next_update", b"crl_next_update", "last_success", b"last_success", "next_renewal", b"next_renewal", "not_after", b"not_after", "not_before", b"not_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "connected", b"connected", "crl_age_seconds", b"crl_age_seconds", "crl_next_update", b"crl_next_update", "failures", b"failures", "freshness", b"freshness", "generation", b"generation", "last_failure", b"last_failure", "last_success", b"last_success", "next_renewal", b"next_renewal", "not_after", b"not_after", "not_before", b"not_before", "outage_budget_seconds", b"outage_budget_seconds", "ready", b"ready", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "connected", b"connected", "crl_age_seconds", b"crl_age_seconds", "crl_next_update", b"crl_next_update", "failing_hooks", b"failing_hooks", "failures", b"failures", "freshness", b"freshness", "generation", b"generation", "last_failure", b"last_failure", "last_success", b"last_success", "next_renewal", b"next_renewal", "not_after", b"not_after", "not_before", b"not_before", "outage_budget_seconds", b"outage_budget_seconds", "ready", b"ready", "serial", b"serial", "spiffe_id", b"spiffe_id", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
