@@ -133,9 +133,7 @@ class Bench:
         identity, place = f"spiffe://{TRUST_DOMAIN}/service/{number}", self.directory / str(number)
         place.mkdir()
         await self.enter(identity)
-        token = await self.registry.CreateToken(
-            registry_pb2.CreateTokenRequest(spiffe_id=identity), timeout=LONGEST
-        )
+        token = await self.registry.CreateToken(registry_pb2.CreateTokenRequest(spiffe_id=identity), timeout=LONGEST)
         (place / "token").write_text(token.token)
         (place / "token").chmod(0o600)
         settings = {
@@ -219,9 +217,7 @@ async def once(bench: Bench, thief: Helper, ports: Sequence[int], watchers: Sequ
     ends = await thief.ask(do="ends")
     assert {reason for _, _, reason in ends} == {"REVOKED"}
     last_stream, last_call = (max(end[at] for end in ends) - returned for at in (0, 1))
-    return Run(
-        max(rounds[-1]), returned - began, last_stream, last_call, max(told, default=returned) - returned
-    )
+    return Run(max(rounds[-1]), returned - began, last_stream, last_call, max(told, default=returned) - returned)
 
 
 async def ask_all(helpers: Sequence[Helper], **job: object) -> list[Any]:
