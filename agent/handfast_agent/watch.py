@@ -89,7 +89,7 @@ class _Watches:
     async def _take(self, news: News) -> bool:
         async with self._taking:
             usable = await self._driver.take(news)
-        self.behind.want()
+        self.behind.want(proven=bool(news.crls or news.changes or news.bundle))
         return usable
 
 

@@ -36,6 +36,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a list of a hundred thousand has five (threat H6)
 )
 _REPORT_SECONDS = 5.0
+_SETTLE = 0.1
+"""Seconds until it is reported what is enforced: calls are judged by it already, and nobody who is to be told of it waits for that."""
 _PAUSE = 0.05
 """Seconds between the end of a stream and the next: the agent was restarted."""
 
@@ -58,11 +60,14 @@ class SocketSource:
         self._closed = threading.Event()
         self._instance = secrets.token_hex(8)
         self._policies: list[AccessPolicy] = []
+        self._to_report = threading.Event()
         self._reporting: grpc.Future[Any] | None = None
         self._channel = grpc.insecure_channel(f"unix:{self._path.absolute()}", _OPTIONS)
         self._stub = WorkloadStub(self._channel)
         self._thread = threading.Thread(target=self._follow, name="handfast-socket", daemon=True)
         self._thread.start()
+        self._reporter = threading.Thread(target=self._keep_reporting, name="handfast-reports", daemon=True)
+        self._reporter.start()
         if not self._arrived.wait(wait):
             self.close()
             raise self._absent(wait)
@@ -76,7 +81,12 @@ class SocketSource:
     def report_policy(self, policy: AccessPolicy) -> None:
         """Lets operators see it (``handfast blast-radius``), and with every snapshot which lists are enforced here."""
         self._policies.append(policy)
-        self._report()
+        self._to_report.set()
+
+    def _keep_reporting(self) -> None:
+        while self._to_report.wait() and not self._closed.wait(_SETTLE):
+            self._to_report.clear()
+            self._report()
 
     def _report(self) -> None:
         """Without waiting for an answer: an agent that does not know this call, or is away, costs nothing."""
@@ -90,8 +100,10 @@ class SocketSource:
 
     def close(self) -> None:
         self._closed.set()
+        self._to_report.set()
         self._channel.close()
         self._thread.join(timeout=5)
+        self._reporter.join(timeout=5)
         self._holder.close()
 
     def _absent(self, waited: float) -> Unavailable:
@@ -136,7 +148,7 @@ class SocketSource:
             self._holder.publish(fresh)
         if fresh is not None:
             self._arrived.set()
-            self._report()
+            self._to_report.set()
         return True
 
 

@@ -33,7 +33,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from handfast.cli import context as contexts
