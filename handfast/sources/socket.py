@@ -55,6 +55,7 @@ class SocketSource:
         self._clock = clock or SystemClock()
         self._holder = StaticSource()
         self._lists = EMPTY
+        self._octets: tuple[object, ...] = ()
         self._answered = threading.Event()
         self._arrived = threading.Event()
         self._closed = threading.Event()
@@ -136,12 +137,15 @@ class SocketSource:
         self._answered.set()
         present = self._holder.peek()
         before = self._lists if self._lists.lists or present is None else present.revocations
+        octets = (message.private_key, tuple(message.chain), message.bundle.SerializeToString(deterministic=True))
+        same = present if octets == self._octets else None
         try:
-            fresh = snapshot_from_wire(message, now=self._clock.now(), before=before)
+            fresh = snapshot_from_wire(message, now=self._clock.now(), before=before, same=same)
         except HandfastError as error:
             _log.error("the new credentials of the agent are not used: %s", error.message)
             return error.reason != "CRL_CHANGE_UNUSABLE"
         self._lists = EMPTY if fresh is None else fresh.revocations
+        self._octets = octets
         if fresh is not None and present is not None:
             fresh = replace(fresh, revocations=_forward(fresh.revocations, present.revocations))
         if fresh is not None or present is not None:
