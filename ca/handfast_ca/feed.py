@@ -24,7 +24,7 @@ from handfast_ca.incident import Reissue
 
 __all__ = ["Announcement", "Feed", "TrustChange", "TrustState"]
 
-PROOF_AFTER = 0.2
+PROOF_AFTER = 0.25
 """Seconds that such a list waits, and up to twice of it: agents that verify it, and their services, do not take the processors from those
 who are still to be told. It comes sooner with news that do not wait.
 """
