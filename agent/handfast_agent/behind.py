@@ -1,7 +1,8 @@
-"""Files a moment behind the news: an announcement and the list that proves it become one generation, and one run of the hooks.
+"""Files behind the news, so that no news wait for a disk or a hook; and an announcement is written with the list that proves it.
 
-What an announcement says stands in no file that a program reads, the list that follows does; writing for both would cost two syncs of
-everything and two reloads, at the very moment at which everybody else who shares the disk writes as well.
+What an announcement says stands in no file that a program reads, the list that follows does. Writing for both would cost two syncs of
+everything and two runs of the hooks, at the very moment at which everybody else who shares the disk writes as well. What it costs: an agent
+that is killed in the half second between has only the CA to hear of it again, which it asks first when it starts. A list is written at once.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
 
 from handfast_agent.driver import Driver
 
-__all__ = ["SETTLE", "UNPROVEN", "WriteBehind"]
+__all__ = ["UNPROVEN", "WriteBehind"]
 
-SETTLE = 0.05
-"""Seconds until what came is written; up to twice of it, so that agents of one machine do not all write at once."""
 UNPROVEN = 0.5
 """Seconds until an announcement is written whose list has not come."""
 
@@ -24,16 +22,15 @@ UNPROVEN = 0.5
 class WriteBehind:
     """Used from one event loop. The socket's readers do not wait for it, nor does a withdrawal, which is written at once."""
 
-    def __init__(self, driver: Driver, draw: Callable[[], float]) -> None:
+    def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._draw = draw
         self._sooner = asyncio.Event()
         self._due = math.inf
 
     def want(self, *, proven: bool) -> None:
         """Something was taken. ``proven``: not only announcements."""
-        after = SETTLE * (1 + self._draw()) if proven else UNPROVEN
-        self._due = min(self._due, asyncio.get_running_loop().time() + after)
+        due = asyncio.get_running_loop().time() + (0.0 if proven else UNPROVEN)
+        self._due = min(self._due, due)
         self._sooner.set()
 
     async def run(self) -> None:

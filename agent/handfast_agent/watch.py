@@ -36,7 +36,7 @@ async def watch_forever(driver: Driver, upstream: Upstream, source: StaticSource
     former: asyncio.Task[None] | None = None
     failures = 0
     async with asyncio.TaskGroup() as tasks:
-        watches = _Watches(driver, upstream, WriteBehind(driver, draw))
+        watches = _Watches(driver, upstream, WriteBehind(driver))
         tasks.create_task(watches.behind.run())
         while True:
             present = source.peek()
