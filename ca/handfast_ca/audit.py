@@ -35,9 +35,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    event: Mapping[str, AuditValue]
+    events: Sequence[Mapping[str, AuditValue]]
     essential: bool
-    written: asyncio.Future[int]
+    written: asyncio.Future[Sequence[int]]
 
 
 class FileAudit:
@@ -72,8 +72,16 @@ class FileAudit:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
 
     async def append(self, event: Mapping[str, AuditValue], *, essential: bool = False) -> int:
-        check_fields(event)
-        waiting = _Waiting(event, essential, asyncio.get_running_loop().create_future())
+        (number,) = await self._append([event], essential)
+        return number
+
+    async def append_all(self, events: Sequence[Mapping[str, AuditValue]]) -> Sequence[int]:
+        return await self._append(events, essential=False)
+
+    async def _append(self, events: Sequence[Mapping[str, AuditValue]], essential: bool) -> Sequence[int]:
+        for event in events:
+            check_fields(event)
+        waiting = _Waiting(events, essential, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
@@ -127,14 +135,17 @@ class FileAudit:
                 waiting.written.set_exception(error)
 
     async def _try(self, group: Sequence[_Waiting]) -> HandfastError | None:
-        events = [waiting.event for waiting in group]
+        events = [event for waiting in group for event in waiting.events]
         try:
             last = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, events)
         except OSError as error:
             return _unavailable(self._path, error)
-        for number, waiting in enumerate(group, start=last - len(group) + 1):
+        number = last - len(events) + 1
+        for waiting in group:
+            after = number + len(waiting.events)
             if not waiting.written.done():
-                waiting.written.set_result(number)
+                waiting.written.set_result(range(number, after))
+            number = after
         return None
 
     def _write(self, events: Sequence[Mapping[str, AuditValue]]) -> int:
