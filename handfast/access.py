@@ -41,7 +41,15 @@ __all__ = [
 class AccessPolicy(Protocol):
     """Answers whether a proven identity may call a method (``/package.Service/Method``).
 
-    ``permits`` must be pure, fast and total: it is asked on every call and must not raise.
+    ``permits`` must be pure, fast and total: it is asked on every call and must not raise. A policy of your own is any
+    object that has it:
+
+    >>> class OnlyReads:
+    ...     def permits(self, caller: SpiffeId, method: str) -> bool:
+    ...         return method.rpartition("/")[2].startswith("Get")
+    >>> policy = any_of(allow("spiffe://prod.example/admin"), OnlyReads())
+    >>> policy.permits(SpiffeId.parse("spiffe://prod.example/web"), "/shop.v1.Orders/GetOrder")
+    True
     """
 
     def permits(self, caller: SpiffeId, method: str) -> bool: ...
@@ -164,7 +172,10 @@ def _refuse_empty(name: str, policies: Sequence[AccessPolicy]) -> None:
 
 
 def allow(*identities: str | SpiffeId, methods: Sequence[str] = ()) -> Allow:
-    """
+    """These identities (``*`` stands for any run of characters of a path) and, when ``methods`` are named, these alone.
+
+    Raises ``Invalid`` (``EMPTY_POLICY``, ``INVALID_POLICY``, ``INVALID_SPIFFE_ID``).
+
     >>> policy = allow("spiffe://prod.example/web", methods=["/shop.v1.Orders/*"])
     >>> policy.permits(SpiffeId.parse("spiffe://prod.example/web"), "/shop.v1.Orders/Place")
     True
@@ -175,14 +186,33 @@ def allow(*identities: str | SpiffeId, methods: Sequence[str] = ()) -> Allow:
 
 
 def in_trust_domain(name: str | TrustDomain) -> InTrustDomain:
+    """Every identity of a trust domain, for any method. Raises ``Invalid`` (``INVALID_TRUST_DOMAIN``).
+
+    >>> in_trust_domain("prod.example").permits(SpiffeId.parse("spiffe://test.example/web"), "/shop.v1.Orders/Place")
+    False
+    """
     return InTrustDomain(name if isinstance(name, TrustDomain) else TrustDomain(name))
 
 
 def any_of(*policies: AccessPolicy) -> AnyOf:
+    """One that permits is enough. Raises ``Invalid`` (``EMPTY_POLICY``) for none.
+
+    >>> policy = any_of(
+    ...     allow("spiffe://prod.example/admin"), allow("spiffe://prod.example/web", methods=["/shop.v1.Orders/Place"])
+    ... )
+    >>> policy.permits(SpiffeId.parse("spiffe://prod.example/web"), "/shop.v1.Orders/Place")
+    True
+    """
     return AnyOf(policies)
 
 
 def all_of(*policies: AccessPolicy) -> AllOf:
+    """Every one must permit. Raises ``Invalid`` (``EMPTY_POLICY``) for none.
+
+    >>> policy = all_of(in_trust_domain("prod.example"), allow("spiffe://prod.example/shop/*"))
+    >>> policy.permits(SpiffeId.parse("spiffe://prod.example/web"), "/shop.v1.Orders/Place")
+    False
+    """
     return AllOf(policies)
 
 

@@ -75,6 +75,11 @@ class Leaf:
     """The certificate of one workload, read strictly.
 
     ``expires_at`` is ``not_after`` in seconds since 1970, for comparisons on every call.
+
+    >>> from handfast.testing import TestAuthority
+    >>> leaf = Leaf.parse_pem(TestAuthority("prod.example").issue("/web").chain_pem)
+    >>> str(leaf.spiffe_id), sorted(leaf.usages)
+    ('spiffe://prod.example/web', [<Usage.CLIENT: 'client'>, <Usage.SERVER: 'server'>])
     """
 
     spiffe_id: SpiffeId

@@ -28,6 +28,11 @@ class Credentials:
     """A workload's credentials, checked when they are made: see :meth:`build`.
 
     ``key`` never shows in a repr. ``generation`` rises with every change of anything in here.
+
+    >>> from handfast.testing import TestAuthority
+    >>> credentials = TestAuthority("prod.example").issue("/web")
+    >>> str(credentials.spiffe_id), credentials.leaf.dns_names
+    ('spiffe://prod.example/web', ('localhost',))
     """
 
     leaf: Leaf
@@ -108,6 +113,15 @@ class Source(Protocol):
     (``NO_CREDENTIALS``) when there is none or it was withdrawn. ``subscribe`` calls back after every change, with None
     for a withdrawal, on any thread, in order; the callback must be quick and must not raise. It returns a function
     that ends the subscription. A source keeps its old snapshot when a new one is broken, and says so in the log.
+
+    >>> from handfast.testing import TestAuthority
+    >>> authority, serials = TestAuthority("prod.example"), []
+    >>> source = authority.source("/web")
+    >>> end = source.subscribe(lambda news: serials.append(news.leaf.serial if news else None))
+    >>> authority.rotate(source)
+    >>> serials == [source.current().leaf.serial]
+    True
+    >>> end()
     """
 
     def current(self) -> Credentials: ...

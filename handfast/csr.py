@@ -123,7 +123,7 @@ def parse_csr(data: bytes, *, keys: KeyPolicy = DEFAULT_LEAF_KEYS, allow_pem: bo
     except Exception as error:
         # The library raises ValueError, but also its own errors for what it does not know: whatever it is, a
         # stranger's bytes must not end a request handler any other way (threat A20).
-        raise _malformed(type(error).__name__) from error
+        raise _malformed("it is no PKCS#10 request in DER or PEM, or a damaged one") from error
 
 
 def _malformed(why: str) -> Invalid:

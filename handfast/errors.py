@@ -46,6 +46,12 @@ class HandfastError(Exception):
 
     ``reason`` is stable and upper case. ``retry_after`` is in seconds and says when the same request may succeed;
     None means that repeating it unchanged is pointless.
+
+    >>> try:
+    ...     raise Refused("lifetime 2d is not 1m to 24h", reason="LIFETIME", hint="`handfast entry show`")
+    ... except HandfastError as error:
+    ...     print(f"{error} ({error.reason}): {error.hint}")
+    lifetime 2d is not 1m to 24h (LIFETIME): `handfast entry show`
     """
 
     default_reason = "INTERNAL"

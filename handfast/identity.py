@@ -33,7 +33,11 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class TrustDomain:
-    """The name of one mesh, for example ``prod.example``."""
+    """The name of one mesh. Raises ``Invalid`` (``INVALID_TRUST_DOMAIN``) for what is none (SPIFFE-ID, 2.1).
+
+    >>> str(TrustDomain("prod.example"))
+    'prod.example'
+    """
 
     name: str
 

@@ -308,6 +308,9 @@ class FreshnessPolicy:
     A list past its nextUpdate refuses: that is *strict*, the default. :meth:`bounded` is the only other way, and has to be asked
     for. There is no setting that accepts a peer without any list, or without bound. Raises ``Invalid``
     (``INVALID_FRESHNESS``) for durations that are not positive.
+
+    >>> FreshnessPolicy().max_stale, str(FreshnessPolicy.bounded(timedelta(hours=6)).max_stale)
+    (None, '6:00:00')
     """
 
     refresh: timedelta = timedelta(hours=1)

@@ -72,6 +72,13 @@ class TestAuthority:
     """Root, issuing CA and revocation list of one trust domain, in memory.
 
     Sources made by :meth:`source` follow: they see every revocation at once, and rotate when :meth:`rotate` says so.
+
+    >>> authority = TestAuthority("prod.example")
+    >>> orders, web = authority.source("/orders"), authority.source("/web")
+    >>> leaf = web.current().leaf
+    >>> authority.revoke(leaf)
+    >>> orders.current().revocations.revoked(leaf.issuer_key_id, leaf.serial)
+    True
     """
 
     __test__ = False  # for pytest: this is no test class

@@ -83,7 +83,9 @@ def condition(driver: Driver, now: datetime) -> Condition:
 
 def _bundle(driver: Driver) -> str:
     bundle = driver.trust.bundle
-    return "no bundle yet" if bundle is None else f"sequence {bundle.sequence}, {len(bundle.roots)} roots"
+    if bundle is None:
+        return "no bundle yet"
+    return f"sequence {bundle.sequence}, {len(bundle.roots)} root{'s' * (len(bundle.roots) != 1)}"
 
 
 def _freshness(driver: Driver, now: datetime) -> tuple[Freshness, float, datetime | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
@@ -38,6 +39,7 @@ async def serve_socket(
 ) -> AsyncIterator[None]:
     """Serves until the block ends. Raises ``Refused`` (``UNSAFE_DIRECTORY``, ``SOCKET_IN_USE``)."""
     _private_directory(path.parent)
+    _refuse_a_live_one(path)
     server = grpc.aio.server(maximum_concurrent_rpcs=1024)
     add_WorkloadServicer_to_server(_Workload(source, generation, look, report), server)  # type: ignore[no-untyped-call,unused-ignore]
     old = os.umask(0o177)
@@ -65,6 +67,17 @@ def _private_directory(directory: Path) -> None:
             "others could reach the workload's key",
             reason="UNSAFE_DIRECTORY",
             hint=f"chmod 0700 {directory}, and let it belong to the agent's user",
+        )
+
+
+def _refuse_a_live_one(path: Path) -> None:
+    """gRPC takes the place of any socket. One that nobody listens on was left by an agent that was killed."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as tried:
+        tried.connect(os.fspath(path))
+        raise Refused(
+            f"somebody serves at the socket {path}",
+            reason="SOCKET_IN_USE",
+            hint="give each agent a `socket` of its own, or end the other one first",
         )
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from handfast.errors import Unavailable
 from handfast_agent.condition import Condition
 
 __all__ = ["serve_health"]
@@ -18,8 +19,17 @@ Failures = Callable[[], dict[str, int]]
 
 @contextlib.contextmanager
 def serve_health(host: str, port: int, look: Look, failures: Failures) -> Iterator[int]:
-    """Serves until the block ends; gives the port, which the system chose when it was 0."""
-    server = _Server((host, port), _Handler)
+    """Serves until the block ends; gives the port, which the system chose when it was 0. Raises ``Unavailable``
+    (``ADDRESS_IN_USE``) when it cannot be had.
+    """
+    try:
+        server = _Server((host, port), _Handler)
+    except OSError as error:
+        raise Unavailable(
+            f"health: {host}:{port} cannot be had: {error.strerror or error}",
+            reason="ADDRESS_IN_USE",
+            hint="`health` in the configuration says where to serve it; another agent may be there already",
+        ) from error
     server.look, server.failures = look, failures
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="health", daemon=True)
     thread.start()

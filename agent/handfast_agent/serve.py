@@ -8,9 +8,10 @@ import logging
 import random
 import signal
 import sys
+from collections.abc import Iterator
 
 from handfast.clock import Clock, SystemClock
-from handfast.errors import HandfastError, Unavailable
+from handfast.errors import HandfastError, Unauthenticated
 from handfast.sources.static import StaticSource
 from handfast_agent.condition import Condition, condition
 from handfast_agent.config import Config
@@ -81,9 +82,15 @@ async def run(config: Config) -> None:
 
     SIGHUP looks at once, for example at a join token that was just written; SIGUSR1 renews at once.
     """
+    forbid_core_dumps()
+    with _alone(config):
+        await _run(config)
+    _log.info("ended")
+
+
+async def _run(config: Config) -> None:
     from handfast_agent.schedule import Schedule  # what `once` needs no part of
 
-    forbid_core_dumps()
     agent = Agent(config)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -117,7 +124,13 @@ async def run(config: Config) -> None:
         tasks = [asyncio.create_task(work) for work in (schedule.run(), watching, reporting.run())]
         await _until(ended, tasks)
         await agent.driver.stop()
-    _log.info("ended")
+
+
+@contextlib.contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Two agents on one set of files would take turns at undoing each other, and at the workload's socket."""
+    with Directory(config.directory, config.ownership).held(), Directory(config.state).held(mode=0o700):
+        yield
 
 
 async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
@@ -134,14 +147,21 @@ async def _until(ended: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def once(config: Config) -> Condition:
-    """Enrols, or renews when it is due, writes the files and returns. Raises the error of the attempt that failed."""
+    """Enrols, or renews when it is due, writes the files and returns. Raises the error of the attempt that failed, and
+    ``Conflict`` (``AGENT_RUNNING``) beside an agent that runs.
+    """
     forbid_core_dumps()
+    with _alone(config):
+        return await _once(config)
+
+
+async def _once(config: Config) -> Condition:
     agent = Agent(config)
     await agent.driver.start()
     await agent.driver.tick()
     now = agent.look()
     if now.state is not State.SERVING:
-        raise agent.driver.last_error or Unavailable(
+        raise agent.driver.last_error or Unauthenticated(
             "there is no certificate and no usable join token",
             reason="NO_PROOF",
             hint="`handfast token create` makes a join token; put it into the file that join_token.file names",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import time
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from handfast.errors import Broken, Refused, Unavailable
+from handfast.errors import Broken, Conflict, Refused, Unavailable
 
 __all__ = ["Directory", "Ownership"]
 
@@ -44,7 +45,7 @@ class Ownership:
 
 
 class Directory:
-    """Writes and reads generations. Not safe for two writers: one agent owns one directory."""
+    """Writes and reads generations. Not safe for two writers: :meth:`held` keeps the second one away."""
 
     def __init__(self, path: Path, ownership: Ownership = Ownership()) -> None:
         self.path = path
@@ -57,6 +58,23 @@ class Directory:
         self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
         with self._opened() as root:
             self._sweep(root, {_target(root)})
+
+    @contextlib.contextmanager
+    def held(self, mode: int = 0o755) -> Iterator[None]:
+        """The directory is this process's alone until the block ends, or the process does, however it dies; made when it
+        is not there. Raises ``Conflict`` (``AGENT_RUNNING``) while another has it.
+        """
+        self.path.mkdir(mode=mode, parents=True, exist_ok=True)
+        with self._opened() as root:
+            try:
+                fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(
+                    f"another agent keeps {self.path}",
+                    reason="AGENT_RUNNING",
+                    hint="`handfast agent status` asks it how it is, SIGUSR1 has it renew at once; or end it first",
+                ) from error
+            yield
 
     def read(self) -> dict[str, bytes]:
         """The present generation, whole; empty when there is none."""

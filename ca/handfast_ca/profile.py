@@ -38,9 +38,11 @@ class Profile:
 
     @classmethod
     def for_lifetime(cls, longest: timedelta) -> Profile:
-        """What fits leaves of at most ``longest``: lists live half as long, and are made anew every hour, or oftener."""
-        half = longest / 2
-        return cls(longest=longest, crl_validity=half, publish_every=min(timedelta(hours=1), half / REFRESHES))
+        """What fits leaves of at most ``longest``: lists live half as long, a minute at least, and are made anew every hour, or
+        oftener.
+        """
+        lives = max(longest / 2, MINIMUM_LIFETIME)
+        return cls(longest=longest, crl_validity=lives, publish_every=min(timedelta(hours=1), lives / REFRESHES))
 
     def __post_init__(self) -> None:
         found = ViolationsCollector()

@@ -16,7 +16,7 @@ from handfast_ca.audit_trail import AuditLog, AuditValue, written_refusals
 from handfast_ca.enrolment import CreatedToken, JoinToken, parse_cidr, token_lifetime
 from handfast_ca.ledger import Ledger, Page
 from handfast_ca.profile import Profile
-from handfast_ca.registration import Entry, Proof, register
+from handfast_ca.registration import WHY_CLIENT, Entry, Proof, kept_by_agents, register
 from handfast_ca.timekeeper import Timekeeper
 
 __all__ = ["EntryFields", "Registrar"]
@@ -107,3 +107,7 @@ class Registrar:
         entry = await self._ledger.get_entry(spiffe_id)
         if Proof.JOIN_TOKEN not in entry.proofs:
             raise Refused(f"the entry of {spiffe_id} does not take join tokens", reason="PROOF_NOT_ALLOWED")
+        if not kept_by_agents(entry.usages):  # of an entry from before this was asked for
+            raise Refused(
+                f"the entry of {spiffe_id} is for servers alone, and {WHY_CLIENT}", reason="CLIENT_USAGE_NEEDED"
+            )

@@ -14,7 +14,16 @@ from handfast.errors import Invalid, ViolationsCollector
 from handfast.identity import IPAddress, SpiffeId, TrustDomain, parse_dns_name, parse_ip_address
 from handfast.lifetime import format_duration
 
-__all__ = ["MAX_COMMENT", "MINIMUM_LIFETIME", "RESERVED_PATH", "Entry", "Proof", "register"]
+__all__ = [
+    "MAX_COMMENT",
+    "MINIMUM_LIFETIME",
+    "RESERVED_PATH",
+    "WHY_CLIENT",
+    "Entry",
+    "Proof",
+    "kept_by_agents",
+    "register",
+]
 
 MINIMUM_LIFETIME = timedelta(minutes=1)
 MAX_COMMENT = 200
@@ -24,6 +33,9 @@ E = TypeVar("E", bound=StrEnum)
 
 RESERVED_PATH = "/handfast/"
 """Identities of the CA itself and its operators live here; `entry add` refuses them."""
+
+
+WHY_CLIENT = "an agent renews and hears of revocations as a TLS client: the usages must have client"
 
 
 class Proof(StrEnum):
@@ -92,7 +104,9 @@ def register(
     if len(comment) > MAX_COMMENT or not comment.isprintable():
         found.add("comment", "INVALID_COMMENT", f"the comment is not at most {MAX_COMMENT} printable characters")
     used_for = _each(found, "usages", usages, partial(_chosen, Usage)) or tuple(Usage)
-    proved_by = _each(found, "proofs", proofs, partial(_chosen, Proof)) or tuple(Proof)
+    proved_by = _each(found, "proofs", proofs, partial(_chosen, Proof)) or _proofs_for(used_for)
+    if Proof.JOIN_TOKEN in proved_by and not kept_by_agents(used_for):
+        found.add("proofs", "CLIENT_USAGE_NEEDED", f"{Proof.JOIN_TOKEN}: {WHY_CLIENT}")
     found.raise_if_any("the entry is not valid", kind=Invalid)
     assert identity is not None
     return Entry(
@@ -106,6 +120,15 @@ def register(
         allow_rsa=allow_rsa,
         comment=comment,
     )
+
+
+def kept_by_agents(usages: Iterable[Usage]) -> bool:
+    """Whether a certificate for these may prove itself to the CA, as every renewal does (RFC 5280, 4.2.1.12)."""
+    return Usage.CLIENT in usages
+
+
+def _proofs_for(usages: Iterable[Usage]) -> tuple[Proof, ...]:
+    return tuple(Proof) if kept_by_agents(usages) else (Proof.OPERATOR,)
 
 
 def _one(found: ViolationsCollector, field: str, text: str, parse: Callable[[str], T]) -> T | None:

@@ -3,7 +3,7 @@
 1. keys and certificates are read; a root key in place of the issuing key is refused
 2. ledger and audit log are opened, and the authority takes up where the last process stopped
 3. the CA gets its own certificate, through the same nine steps as everybody, and one for its OCSP answers
-4. gRPC on two ports, HTTP on a third; 5. APScheduler: CRL, own certificates, retention, alarms
+4. gRPC on two ports, HTTP on a third; 5. what recurs: :mod:`handfast_ca.maintenance`
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import UTC
+from functools import partial
 from types import MappingProxyType
 
 import grpc
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -39,7 +38,6 @@ from handfast.sources import StaticSource
 from handfast.wire.v1.authority_pb2_grpc import add_AuthorityServicer_to_server
 from handfast.wire.v1.registry_pb2_grpc import add_RegistryServicer_to_server
 from handfast_ca.access import METHODS, OPEN_METHODS, policy
-from handfast_ca.alarm import ExpiryAlarm
 from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
@@ -47,6 +45,7 @@ from handfast_ca.custody.file import load_key
 from handfast_ca.custody.process import collect_seldom, forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.limits import Limits
+from handfast_ca.maintenance import Recurring, kept_up, recurring
 from handfast_ca.metrics import CaMetrics
 from handfast_ca.public import application
 from handfast_ca.public_port import web_server
@@ -180,7 +179,7 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
         gate = Gate(authority, limits=Limits(config.limits), metrics=metrics)
         stack.push_async_callback(gate.refusals.flush)
         await stack.enter_async_context(_grpc(config, authority, source, gate))
-        stack.enter_context(_schedule(config, authority, source, gate))
+        stack.enter_context(kept_up(_maintenance(config, authority, source, gate), now=authority.time.wall()))
         web = web_server(application(authority, metrics), config.http)
         serving = asyncio.create_task(web.serve())
         collect_seldom()
@@ -239,25 +238,11 @@ async def _grpc(config: Config, authority: Authority, source: StaticSource, gate
         await gate.turned_away.written()
 
 
-@contextmanager
-def _schedule(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> Iterator[None]:
-    """Each job is one call into the core; one that is late runs once, and never beside itself."""
-    scheduler = AsyncIOScheduler(
-        timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+def _maintenance(config: Config, authority: Authority, source: StaticSource, gate: Gate) -> tuple[Recurring, ...]:
+    return recurring(
+        authority,
+        renew_own=partial(renew_own, authority, source),
+        own_life=source.current().leaf.validity.duration,
+        tell_refusals=gate.refusals.flush,
+        ocsp=config.urls.ocsp,
     )
-    now = authority.time.wall()
-    life = source.current().leaf.validity.duration
-    scheduler.add_job(authority.publish_crl, "interval", seconds=authority.profile.publish_every.total_seconds())
-    scheduler.add_job(authority.forget_expired, "interval", hours=1)
-    scheduler.add_job(authority.checkpoint_audit, "interval", minutes=1)
-    scheduler.add_job(gate.refusals.flush, "interval", minutes=1)
-    scheduler.add_job(authority.witnesses.look_again, "interval", minutes=1)
-    scheduler.add_job(ExpiryAlarm(authority.issuer, authority.time).look, "interval", hours=1, next_run_time=now)
-    if config.urls.ocsp:
-        scheduler.add_job(authority.responder.signers.renew_if_due, "interval", minutes=1)
-    scheduler.add_job(renew_own, "interval", seconds=life.total_seconds() / 20, args=(authority, source))
-    scheduler.start()
-    try:
-        yield
-    finally:
-        scheduler.shutdown(wait=False)

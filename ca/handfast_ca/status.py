@@ -93,7 +93,8 @@ def crl_line(crl: RevocationList | None, now: datetime) -> StatusLine:
     """Fails when verifiers refuse the list, warns when half of its validity is gone: it is renewed long before."""
     if crl is None:
         return StatusLine("revocation", "crl", Level.FAILED, "no CRL was signed yet", "the log says why")
-    detail = f"number {format_crl_number(crl.number)} with {len(crl.serials)} entries, next by {crl.next_update:%Y-%m-%dT%H:%M:%SZ}"
+    held = f"{len(crl.serials)} {'entry' if len(crl.serials) == 1 else 'entries'}"
+    detail = f"number {format_crl_number(crl.number)} with {held}, next by {crl.next_update:%Y-%m-%dT%H:%M:%SZ}"
     if now >= crl.next_update:
         return StatusLine(
             "revocation", "crl", Level.FAILED, f"expired: {detail}", "the log says why it was not renewed"

@@ -26,7 +26,8 @@ _PAGE = 500
 def _subject(row: Row) -> object:
     """Whom or what the decision was about."""
     if "crl_number" in row:
-        return f"CRL {shown_number(row['crl_number'])}, {row.get('entries', 0)} entries"
+        entries = row.get("entries", 0)
+        return f"CRL {shown_number(row['crl_number'])}, {entries} {'entry' if entries == 1 else 'entries'}"
     if row.get("count") is not None and "serials" in row:
         return f"{row['count']} certificates: {row.get('detail', '')}"
     return row.get("spiffe_id") or row.get("serial") or row.get("serials") or row.get("detail")
@@ -72,7 +73,7 @@ def list_(ctx: click.Context, limit: int, identity: str | None, decision: str | 
         and (identity is None or fnmatchcase(str(record.get("spiffe_id", "")), identity))
     )
     records = list(islice(wanted, limit))[::-1]
-    emit(records, COLUMNS, output, name="seq", empty="no such record" if identity or decision else "no records")
+    emit(records, COLUMNS, output, name="seq", empty="no record matches" if identity or decision else "no records")
 
 
 def _newest_first(ctx: click.Context) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from handfast.cli.confirmation import confirmations, wait_for
+from handfast.cli.crl import decimal_number, shown_number
 from handfast.cli.exits import Exit
 from handfast.cli.output import Column, Row, emit, emit_one, note, output_option, print_document, shown_time
 from handfast.cli.session import registry
@@ -24,7 +25,7 @@ HEAD = [
     Column("valid certificates", "certificates_total"),
     Column("may call", "may_call_total"),
     Column("callers", "callers_total"),
-    Column("list", lambda row: f"number {row['crl_number']}"),
+    Column("list", lambda row: f"number {shown_number(row['crl_number'])}"),
     Column("confirmed", "confirmed"),
     Column("not confirmed", "unconfirmed_total"),
     Column("silent", "silent_total"),
@@ -38,7 +39,7 @@ UNCONFIRMED = [
     Column("not confirmed", "identity"),
     Column("kind", "kind"),
     Column("instance", "instance"),
-    Column("holds list", "holds"),
+    Column("holds list", lambda row: shown_number(row["holds"])),
 ]
 
 
@@ -54,7 +55,11 @@ def _reach(heading: str) -> list[Column]:
 @click.argument("spiffe_id")
 @click.option("--watch", is_flag=True, help="Until it holds nothing and all who report know; a bar on a terminal.")
 @click.option("--timeout", default="60s", show_default=True, help="With --watch: exit 1 when that is not so by then.")
-@click.option("--crl-number", default="", help="Of the list that must be enforced. [default: the present one]")
+@click.option(
+    "--crl-number",
+    default="",
+    help="Of the list that must be enforced, as `crl show` shows it. [default: the present one]",
+)
 @output_option
 @click.pass_context
 def blast_radius(ctx: click.Context, spiffe_id: str, watch: bool, timeout: str, crl_number: str, output: str) -> None:
@@ -66,7 +71,7 @@ def blast_radius(ctx: click.Context, spiffe_id: str, watch: bool, timeout: str, 
     """
     longest = parse_duration(timeout) if watch else timedelta(seconds=-1)
     with suggesting(ctx, spiffe_id), registry(ctx) as stub:
-        seen = wait_for(stub, spiffe_id, crl_number, longest)
+        seen = wait_for(stub, spiffe_id, decimal_number(crl_number), longest)
     row = _row(spiffe_id, seen)
     if output == "table":
         _print(row)

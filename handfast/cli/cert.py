@@ -173,7 +173,7 @@ def list_(
     with registry(ctx) as stub:
         rows = [row(found) for page in pages(stub.ListCertificates, request) for found in page.certificates]
     filtered = identity or status or expiring_within
-    emit(rows, LIST, output, name="serial", empty="no such certificate" if filtered else "no certificates")
+    emit(rows, LIST, output, name="serial", empty="no certificate matches" if filtered else "no certificates")
 
 
 @cert.command("show")

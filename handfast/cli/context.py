@@ -51,10 +51,10 @@ def _parse(data: bytes, file: Path) -> Context:
     try:
         values = yaml.safe_load(data.decode("utf-8"))
     except Exception as error:  # more than the loader's own: dates that do not exist, brackets in thousands
-        raise Invalid(f"{file} is not YAML: {error}", reason="INVALID_CONTEXT") from error
+        raise Invalid(f"the context {file} is not YAML: {error}", reason="INVALID_CONTEXT") from error
     found = ViolationsCollector()
     if not isinstance(values, dict):
-        raise Invalid(f"{file} does not hold a mapping", reason="INVALID_CONTEXT")
+        raise Invalid(f"the context {file} does not hold a mapping", reason="INVALID_CONTEXT")
     for key in values:
         if key not in _KEYS:
             found.add(str(key), "UNKNOWN_KEY", f"unknown key {key!r}; known are {', '.join(_KEYS)}")

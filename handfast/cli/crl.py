@@ -11,7 +11,7 @@ from handfast.cli.output import Column, emit, note, output_option, shown_time
 from handfast.cli.session import trust_update
 from handfast.errors import NotFound
 
-__all__ = ["crl", "shown_number"]
+__all__ = ["crl", "decimal_number", "shown_number"]
 
 COLUMNS = [
     Column("issuer", "issuer"),
@@ -64,11 +64,23 @@ def download(ctx: click.Context, file: Path | None, der: bool, issuer: str) -> N
         note(f"{len(lists)} list{'s' * (len(lists) != 1)} written to {file}")
 
 
-def shown_number(decimal: str) -> str:
+def shown_number(decimal: str | None) -> str:
     """For people; programs get the decimal number, which may be larger than 64 bits."""
     from handfast.revocation import format_crl_number
 
     return format_crl_number(int(decimal)) if decimal else ""
+
+
+def decimal_number(shown: str) -> str:
+    """The other way round: of what people read, and of a decimal number as it is.
+
+    >>> decimal_number("1795572000:17") == str((1795572000 << 64) + 17), decimal_number("17")
+    (True, '17')
+    """
+    epoch, colon, sequence = shown.partition(":")
+    if colon and epoch.isdecimal() and sequence.isdecimal() and int(sequence) < 1 << 64:
+        return str((int(epoch) << 64) + int(sequence))
+    return shown
 
 
 def row(one: Any) -> dict[str, Any]:

@@ -43,9 +43,19 @@ def entry() -> None:
 @click.argument("spiffe_id")
 @click.option("--dns", "dns_names", multiple=True, help="A DNS name its certificates may carry. Repeatable.")
 @click.option("--ip", "ip_addresses", multiple=True, help="An IP address its certificates may carry. Repeatable.")
-@click.option("--usage", default="client,server", show_default=True, help="client, server, or both with a comma.")
+@click.option(
+    "--usage",
+    default="client,server",
+    show_default=True,
+    help="client, server, or both with a comma; an agent needs client.",
+)
 @click.option("--ttl", type=DURATION, help="Longest lifetime of a certificate, like 15m or 24h. [default: the CA's]")
-@click.option("--proof", "proofs", multiple=True, help="How it may prove itself: join-token, operator. [default: both]")
+@click.option(
+    "--proof",
+    "proofs",
+    multiple=True,
+    help="How it may prove itself: join-token, operator. [default: both; operator without client]",
+)
 @click.option("--selector", default="", help="For proofs that know selectors: k8s:ns=shop,k8s:sa=web.")
 @click.option("--allow-rsa", is_flag=True, help="Also take RSA keys of 2048 bits and more.")
 @click.option("--comment", default="", help="For the people who read this later.")
@@ -76,7 +86,8 @@ def add(ctx: click.Context, /, spiffe_id: str, output: str, **fields: Any) -> No
         added = stub.AddEntry(registry_pb2.AddEntryRequest(entry=wanted), timeout=TIMEOUT)
     emit_one(row(added), DETAIL, output, name="spiffe_id")
     if output == "table":
-        note(f"next: handfast token create {spiffe_id}")
+        by_agent = "join-token" in added.proofs
+        note(f"next: handfast {f'token create {spiffe_id}' if by_agent else f'cert issue {spiffe_id} --out DIRECTORY'}")
 
 
 @entry.command("list")

@@ -72,7 +72,8 @@ def explain_misuse(error: click.ClickException) -> str:
     """What was wrong with the words of a command, and where its help is. A group without a command shows its help."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message()
-    message = _shown(error.format_message().rstrip("."))
+    text, _, _choices = error.format_message().partition(". Choose from:")  # they stand in the argument's name already
+    message = _shown(text.rstrip("."))
     lines = [f"error: {message[:1].lower()}{message[1:]}"]
     if isinstance(error, click.UsageError) and error.ctx is not None:
         lines.append(f"hint: `{error.ctx.command_path} --help` tells how it is used")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from handfast.bundle import TrustBundle
-from handfast.certificates import Leaf, load_certificates, pem_chain
+from handfast.certificates import Leaf, Usage, load_certificates, pem_chain
 from handfast.cli.context import Context, load
 from handfast.cli.files import read_file, write_file
 from handfast.cli.operator import with_fresh_lists
@@ -40,6 +40,7 @@ def renew_files(ctx: click.Context, cert_file: Path | None, key_file: Path | Non
     _refuse_an_agents(cert_file)
     waiting_key = key_file.with_name(key_file.name + ".new")
     present = _present(context, cert_file, key_file, waiting_key)
+    _refuse_a_servers(present.leaf)
     key = generate()
     request = authority_pb2.RenewRequest(csr=build_csr(key, credential=present.leaf.der))
     with connected(StaticSource(present), context) as channel:
@@ -61,6 +62,15 @@ def _refuse_an_agents(cert_file: Path) -> None:
             f"{cert_file.parent} belongs to an agent, which renews what is in it",
             reason="AGENTS_DIRECTORY",
             hint="`handfast agent status` shows when it will",
+        )
+
+
+def _refuse_a_servers(leaf: Leaf) -> None:
+    if Usage.CLIENT not in leaf.usages:
+        raise Refused(
+            f"{leaf} is for TLS servers alone, and whoever renews shows it to the CA as a client's",
+            reason="WRONG_USAGE",
+            hint=f"`handfast cert issue {leaf.spiffe_id} --out DIRECTORY` makes a new one",
         )
 
 

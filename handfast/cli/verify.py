@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +106,8 @@ def _verify(
             )
         return
     yield Check(group, "X.509-SVID", Level.OK, str(leaf))
-    bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
+    with _naming(bundle_file):
+        bundle = TrustBundle.from_pem(leaf.spiffe_id.trust_domain, read_file(bundle_file))
     try:
         path = verify_leaf(leaf, chain[1:], bundle.roots, known=bundle.issuers, usage=Usage(usage), now=now)
     except HandfastError as error:
@@ -118,14 +120,21 @@ def _verify(
     if ocsp_file is not None:
         yield _verify_ocsp(group, leaf, (*bundle.issuers, *chain[1:]), read_file(ocsp_file), now)
     if crl_file is not None or ocsp_file is None:
-        yield from _verify_revocation(group, leaf, chain, bundle, crl_file, now)
+        yield _verify_revocation(group, leaf, chain, bundle, crl_file, now)
 
 
 def _certificates(file: Path) -> tuple[x509.Certificate, ...]:
     from handfast.certificates import load_certificates
 
-    try:
+    with _naming(file):
         return load_certificates(read_file(file))
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """What is wrong with the text of a file names the file, since several are given."""
+    try:
+        yield
     except Invalid as error:
         raise Invalid(
             f"{file}: {error.message}", reason=error.reason, hint=f"`handfast inspect {file}` shows what it holds"
@@ -178,58 +187,42 @@ def _verify_revocation(
     bundle: TrustBundle,
     crl_file: Path | None,
     now: datetime,
-) -> Iterator[Check]:
+) -> Check:
     if crl_file is None:
-        yield Check(
-            group,
-            "revocation",
-            Level.WARNING,
-            "not checked",
-            "give the lists with --crl; `handfast crl download` gets them",
-        )
-        return
+        hint = "give the lists with --crl; `handfast crl download` gets them"
+        return Check(group, "revocation", Level.WARNING, "not checked", hint)
     from handfast.bundle import TrustBundle
-    from handfast.revocation import Freshness, format_crl_number
 
     signers = TrustBundle(bundle.trust_domain, bundle.roots, (*bundle.issuers, *chain[1:]))
     try:
         known = _load_lists(read_file(crl_file), signers, now)
     except HandfastError as error:
-        yield Check(group, "revocation", Level.FAILED, error.message, "`handfast crl download` gets the present lists")
-        return
-    state = known.freshness(leaf.issuer_key_id, now)
+        return Check(group, "revocation", Level.FAILED, error.message, "`handfast crl download` gets the present lists")
+    found = _not_good(leaf, known, now)
+    if found is not None:
+        return Check(group, "revocation", Level.FAILED, *found)
+    return Check(group, "revocation", Level.OK, f"not on list number {_number(known, leaf)}")
+
+
+def _not_good(leaf: Leaf, known: Revocations, now: datetime) -> tuple[str, str] | None:
+    """What the lists have against it, and a hint. A revocation counts however old the list is."""
+    from handfast.revocation import Freshness
+
     if known.revoked(leaf.issuer_key_id, leaf.serial):
-        yield Check(
-            group,
-            "revocation",
-            Level.FAILED,
-            f"serial {leaf.serial_text} is revoked",
-            "there is no way back: enrol again with a new key",
-        )
-    elif state is Freshness.UNKNOWN:
-        yield Check(
-            group,
-            "revocation",
-            Level.FAILED,
-            "no list of its issuer is in the file",
-            "`handfast crl download` gets all of them",
-        )
-    elif state is Freshness.EXPIRED:
+        return f"serial {leaf.serial_text} is revoked", "there is no way back: enrol again with a new key"
+    state = known.freshness(leaf.issuer_key_id, now)
+    if state is Freshness.UNKNOWN:
+        return "no list of its issuer is in the file", "`handfast crl download` gets all of them"
+    if state is Freshness.EXPIRED:
         until = shown_time(known.lists[leaf.issuer_key_id].next_update)
-        yield Check(
-            group,
-            "revocation",
-            Level.FAILED,
-            f"the list ended at {until}, and says nothing about now",
-            "`handfast crl download` gets a new one",
-        )
-    else:
-        yield Check(
-            group,
-            "revocation",
-            Level.OK,
-            f"not on list number {format_crl_number(known.lists[leaf.issuer_key_id].number)}",
-        )
+        return f"the list ended at {until}, and says nothing about now", "`handfast crl download` gets a new one"
+    return None
+
+
+def _number(known: Revocations, leaf: Leaf) -> str:
+    from handfast.revocation import format_crl_number
+
+    return format_crl_number(known.lists[leaf.issuer_key_id].number)
 
 
 def _verify_ocsp(group: str, leaf: Leaf, issuers: tuple[x509.Certificate, ...], der: bytes, now: datetime) -> Check:

@@ -48,6 +48,26 @@ def aio_channel(
     sends those over its own TLS only; use metadata), and what happens on another event loop.
 
     Raises ``Invalid`` (``INVALID_ADDRESS``, ``INVALID_SPIFFE_ID``) and ``RuntimeError`` without a running loop.
+
+    >>> import handfast
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> async def charge(request, context):
+    ...     return f"paid by {handfast.caller()}".encode()
+    >>> async def main():
+    ...     handler = grpc.unary_unary_rpc_method_handler(charge)
+    ...     payments = grpc.method_handlers_generic_handler("shop.v1.Payments", {"Charge": handler})
+    ...     guard = handfast.AioGuard(orders, handfast.allow("spiffe://prod.example/web"))
+    ...     server = grpc.aio.server(handlers=[payments], interceptors=[guard])
+    ...     port = server.add_secure_port("localhost:0", handfast.server_credentials(orders))
+    ...     await server.start()
+    ...     async with handfast.aio_channel(web, f"localhost:{port}", server="spiffe://prod.example/orders") as opened:
+    ...         print(await opened.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30))
+    ...     await server.stop(None)
+    ...     guard.close()
+    >>> asyncio.run(main())
+    b'paid by spiffe://prod.example/web'
     """
     flavour = _AioFlavour(options, compression, interceptors)
     clock = clock or SystemClock()
@@ -69,6 +89,26 @@ def aio_plain_channel(
 
     Of the server **only the DNS name** of ``target`` and the path to a root are verified, once, in the handshake: neither its
     SPIFFE ID nor a revocation is seen, and a connection outlives the server's certificate. The server still judges us.
+
+    >>> import handfast
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> async def charge(request, context):
+    ...     return f"paid by {handfast.caller()}".encode()
+    >>> async def main():
+    ...     handler = grpc.unary_unary_rpc_method_handler(charge)
+    ...     payments = grpc.method_handlers_generic_handler("shop.v1.Payments", {"Charge": handler})
+    ...     guard = handfast.AioGuard(orders, handfast.allow("spiffe://prod.example/web"))
+    ...     server = grpc.aio.server(handlers=[payments], interceptors=[guard])
+    ...     port = server.add_secure_port("localhost:0", handfast.server_credentials(orders))
+    ...     await server.start()
+    ...     async with handfast.aio_plain_channel(web, f"localhost:{port}") as opened:
+    ...         print(await opened.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30))
+    ...     await server.stop(None)
+    ...     guard.close()
+    >>> asyncio.run(main())
+    b'paid by spiffe://prod.example/web'
     """
     flavour = _AioFlavour(options, compression, interceptors)
     dial = Plain(flavour, source, target)
@@ -100,7 +140,20 @@ class _AioFlavour(Flavour[grpc.aio.Channel]):
 
 
 class AioChannel(grpc.aio.Channel):
-    """A ``grpc.aio.Channel`` over the newest generation. ``failure`` says why the newest connection was not made."""
+    """A ``grpc.aio.Channel`` over the newest generation. ``failure`` says why the newest connection was not made.
+
+    >>> import handfast
+    >>> from handfast.testing import TestAuthority
+    >>> web = TestAuthority("prod.example").source("/web")
+    >>> async def main():
+    ...     async with handfast.aio_channel(web, "127.0.0.1:1", server="spiffe://prod.example/orders") as nobody:
+    ...         try:
+    ...             await nobody.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30)
+    ...         except grpc.RpcError:
+    ...             print(nobody.failure)
+    >>> asyncio.run(main())
+    127.0.0.1:1 cannot be reached: Connection refused
+    """
 
     def __init__(self, rotation: Rotation[grpc.aio.Channel]) -> None:
         self._rotation = rotation

@@ -38,6 +38,23 @@ def channel(
 
     Promises, refusals and what is not promised are those of :func:`handfast.rpc.aio_channel.aio_channel`. Interceptors:
     ``grpc.intercept_channel(channel(…), …)``. Raises ``Invalid`` (``INVALID_ADDRESS``, ``INVALID_SPIFFE_ID``).
+
+    >>> import handfast
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> charge = grpc.unary_unary_rpc_method_handler(lambda request, context: f"paid by {handfast.caller()}".encode())
+    >>> payments = grpc.method_handlers_generic_handler("shop.v1.Payments", {"Charge": charge})
+    >>> guard = handfast.Guard(orders, handfast.allow("spiffe://prod.example/web"))
+    >>> server = grpc.server(ThreadPoolExecutor(1), handlers=[payments], interceptors=[guard])
+    >>> port = server.add_secure_port("localhost:0", handfast.server_credentials(orders))
+    >>> server.start()
+    >>> with handfast.channel(web, f"localhost:{port}", server="spiffe://prod.example/orders") as opened:
+    ...     opened.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30)
+    b'paid by spiffe://prod.example/web'
+    >>> _ = server.stop(None).wait()
+    >>> guard.close()
     """
     flavour = _SyncFlavour(options, compression)
     clock = clock or SystemClock()
@@ -56,6 +73,23 @@ def plain_channel(
     """As :func:`channel` over gRPC's own TLS: of the server **only the DNS name** is verified, once, in the handshake.
 
     See :func:`handfast.rpc.aio_channel.aio_plain_channel` for what that means.
+
+    >>> import handfast
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> charge = grpc.unary_unary_rpc_method_handler(lambda request, context: f"paid by {handfast.caller()}".encode())
+    >>> payments = grpc.method_handlers_generic_handler("shop.v1.Payments", {"Charge": charge})
+    >>> guard = handfast.Guard(orders, handfast.allow("spiffe://prod.example/web"))
+    >>> server = grpc.server(ThreadPoolExecutor(1), handlers=[payments], interceptors=[guard])
+    >>> port = server.add_secure_port("localhost:0", handfast.server_credentials(orders))
+    >>> server.start()
+    >>> with handfast.plain_channel(web, f"localhost:{port}") as opened:
+    ...     opened.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30)
+    b'paid by spiffe://prod.example/web'
+    >>> _ = server.stop(None).wait()
+    >>> guard.close()
     """
     return Channel(source, Plain(_SyncFlavour(options, compression), source, target), clock or SystemClock())
 
@@ -109,7 +143,18 @@ class _LoopThread:
 
 
 class Channel(grpc.Channel):
-    """A ``grpc.Channel`` over the newest generation. ``failure`` says why the newest connection was not made."""
+    """A ``grpc.Channel`` over the newest generation. ``failure`` says why the newest connection was not made.
+
+    >>> import handfast
+    >>> from handfast.testing import TestAuthority
+    >>> web = TestAuthority("prod.example").source("/web")
+    >>> with handfast.channel(web, "127.0.0.1:1", server="spiffe://prod.example/orders") as nobody:
+    ...     try:
+    ...         nobody.unary_unary("/shop.v1.Payments/Charge")(b"", timeout=30)
+    ...     except grpc.RpcError:
+    ...         print(nobody.failure)
+    127.0.0.1:1 cannot be reached: Connection refused
+    """
 
     def __init__(self, source: Source, dial: Callable[..., Line[grpc.Channel]], clock: Clock) -> None:
         self._subscribers: list[Callable[[grpc.ChannelConnectivity], None]] = []

@@ -88,7 +88,17 @@ class _Guarding:
 
 
 class Guard(_Guarding, grpc.ServerInterceptor):
-    """For ``grpc.server(interceptors=[Guard(source, policy)])``."""
+    """For ``grpc.server(interceptors=[Guard(source, policy)])``.
+
+    >>> import handfast
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from handfast.testing import TestAuthority
+    >>> orders = TestAuthority("prod.example").source("/orders")
+    >>> guard = handfast.Guard(orders, handfast.allow("spiffe://prod.example/web"))
+    >>> server = grpc.server(ThreadPoolExecutor(8), interceptors=[guard])
+    >>> port = server.add_secure_port("127.0.0.1:0", handfast.server_credentials(orders))
+    >>> guard.close()
+    """
 
     def intercept_service(self, continuation: Callable[[Any], Handler], handler_call_details: Any) -> Handler:
         handler = continuation(handler_call_details)
@@ -99,7 +109,18 @@ class Guard(_Guarding, grpc.ServerInterceptor):
 
 
 class AioGuard(_Guarding, grpc.aio.ServerInterceptor):
-    """For ``grpc.aio.server(interceptors=[AioGuard(source, policy)])``."""
+    """For ``grpc.aio.server(interceptors=[AioGuard(source, policy)])``.
+
+    >>> import asyncio, handfast
+    >>> from handfast.testing import TestAuthority
+    >>> orders = TestAuthority("prod.example").source("/orders")
+    >>> async def main():
+    ...     guard = handfast.AioGuard(orders, handfast.in_trust_domain("prod.example"))
+    ...     server = grpc.aio.server(interceptors=[guard])
+    ...     server.add_secure_port("127.0.0.1:0", handfast.server_credentials(orders))
+    ...     guard.close()
+    >>> asyncio.run(main())
+    """
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Handler]], handler_call_details: Any

@@ -37,7 +37,20 @@ _Known = tuple[Leaf, bytes, TrustBundle]
 
 
 class GuardObserver(Protocol):
-    """Hears of every judgement; must be quick and must not raise. ``reason`` is ``OK`` or the refusal's."""
+    """Hears of every judgement; must be quick and must not raise. ``reason`` is ``OK`` or the refusal's.
+
+    >>> class Refusals:
+    ...     def __init__(self) -> None:
+    ...         self.seen: list[str] = []
+    ...
+    ...     def judged(self, method: str, reason: str, seconds: float) -> None:
+    ...         if reason != "OK":
+    ...             self.seen.append(f"{method}: {reason}")
+    ...
+    ...     def stream_ended(self, method: str, reason: str) -> None:
+    ...         self.seen.append(f"{method} ended: {reason}")
+    >>> observer: GuardObserver = Refusals()
+    """
 
     def judged(self, method: str, reason: str, seconds: float) -> None: ...
 

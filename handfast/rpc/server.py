@@ -47,6 +47,15 @@ def server_credentials(
 
     ``require_client=False`` does not ask for client certificates at all (grpcio cannot ask without demanding): for ports
     whose callers cannot have one yet.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from handfast.testing import TestAuthority
+    >>> source = TestAuthority("prod.example").source("/orders")
+    >>> server = grpc.server(
+    ...     ThreadPoolExecutor(8)
+    ... )  # with handfast.Guard among its interceptors: it is the guard that refuses
+    >>> server.add_secure_port("127.0.0.1:0", server_credentials(source)) > 0
+    True
     """
     configurations = _Configurations(source, clock or SystemClock(), require_client)
     return grpc.dynamic_ssl_server_credentials(

@@ -40,6 +40,24 @@ def server_context(
     """For servers: demands a client certificate of the trust bundle, TLS 1.3, and that ``policy`` permits its SPIFFE ID.
 
     Without a policy every identity of the own trust domain may connect. A policy is asked with method ``/tls/connect``.
+
+    >>> import asyncio, handfast
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> async def greet(reader, writer):
+    ...     writer.write(b"welcome")
+    ...     writer.close()
+    >>> async def main():
+    ...     ours = handfast.server_context(orders, handfast.allow("spiffe://prod.example/web"))
+    ...     theirs = handfast.client_context(web, "spiffe://prod.example/orders")
+    ...     async with await asyncio.start_server(greet, "127.0.0.1", ssl=ours) as server:
+    ...         host, port = server.sockets[0].getsockname()
+    ...         reader, writer = await asyncio.open_connection(host, port, ssl=theirs)
+    ...         print(await reader.read())
+    ...         writer.close()
+    >>> asyncio.run(main())
+    b'welcome'
     """
     return JudgedContext(ssl.PROTOCOL_TLS_SERVER).following(
         _Judging(source, Usage.CLIENT, policy, None, clock or SystemClock(), freshness or FreshnessPolicy())
@@ -56,6 +74,23 @@ def client_context(
     """For clients: the server must prove the SPIFFE ID ``server``; without one, the DNS name that was dialled.
 
     Either way its expiry and its revocation are judged. Raises ``Invalid`` for a ``server`` that is no SPIFFE ID.
+
+    >>> import socket, threading, handfast
+    >>> from handfast.testing import TestAuthority
+    >>> authority = TestAuthority("prod.example")
+    >>> web, orders = authority.source("/web"), authority.source("/orders")
+    >>> listener = socket.create_server(("127.0.0.1", 0))
+    >>> def serve():
+    ...     with handfast.server_context(orders).wrap_socket(listener.accept()[0], server_side=True) as peer:
+    ...         peer.sendall(b"welcome")
+    >>> serving = threading.Thread(target=serve)
+    >>> serving.start()
+    >>> theirs = handfast.client_context(web, "spiffe://prod.example/orders")
+    >>> with socket.create_connection(listener.getsockname()) as plain, theirs.wrap_socket(plain) as opened:
+    ...     opened.recv(100)
+    b'welcome'
+    >>> serving.join()
+    >>> listener.close()
     """
     expected = SpiffeId.parse(server) if isinstance(server, str) else server
     context = JudgedContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -137,7 +172,14 @@ def _broken(error: HandfastError) -> ssl.SSLError:
 
 
 class JudgedContext(ssl.SSLContext):
-    """Makes every connection from a context of the source's present snapshot. Made by the functions above."""
+    """Makes every connection from a context of the source's present snapshot. Made by the functions above.
+
+    >>> import handfast
+    >>> from handfast.testing import TestAuthority
+    >>> context = handfast.server_context(TestAuthority("prod.example").source("/orders"))
+    >>> context.minimum_version.name, context.verify_mode.name
+    ('TLSv1_3', 'CERT_REQUIRED')
+    """
 
     _judging: _Judging | None = None
     _owner: JudgedContext | None = None

@@ -143,6 +143,13 @@ def from_rpc_error(error: grpc.RpcError) -> HandfastError:
 
     A peer that sends no details, or none of ours, is mapped by its code alone; ``RESOURCE_EXHAUSTED`` is then gRPC's own,
     for a message or metadata beyond its limit (``TOO_LARGE``).
+
+    >>> with grpc.insecure_channel("127.0.0.1:1") as nobody:
+    ...     try:
+    ...         nobody.unary_unary("/shop.v1.Orders/Place")(b"", timeout=30)
+    ...     except grpc.RpcError as error:
+    ...         from_rpc_error(error).reason
+    'UNAVAILABLE'
     """
     code, text = error.code(), error.details() or ""
     kind = _CLASSES.get(code, HandfastError)

@@ -99,6 +99,42 @@ async def test_run_serves_says_so_and_ends_cleanly_at_sigterm(
 async def test_status_of_nobody_is_exit_3(tmp_path: Path) -> None:
     status, _, err = await handfast("agent", "status", "--socket", str(tmp_path / "none.sock"))
     assert status == 3, err
+    assert f"no agent answers at {tmp_path}/none.sock: No such file or directory" in err
+
+
+async def test_without_certificate_and_token_it_is_not_authenticated(tmp_path: Path, peer: PeerAuthority) -> None:
+    file = configuration(tmp_path, peer)
+    (tmp_path / "token").unlink()
+    status, _, err = await handfast("agent", "once", "--config", str(file))
+    assert (status, peer.enrolments) == (4, []), err
+    assert "hint: `handfast token create`" in err
+
+
+async def test_a_second_agent_on_the_same_files_is_refused_and_the_first_goes_on(
+    tmp_path: Path, peer: PeerAuthority, unused_tcp_port: int
+) -> None:
+    """E7: it would undo the first one's generations, and take its socket."""
+    file = configuration(tmp_path, peer, health=f"127.0.0.1:{unused_tcp_port}")
+    socket = str(tmp_path / "run" / "agent.sock")
+    process = await asyncio.create_subprocess_exec(*COMMAND, "agent", "run", "--config", str(file))
+    try:
+        await eventually_ready(unused_tcp_port)
+        for word in ("run", "once"):
+            status, _, err = await handfast("agent", word, "--config", str(file))
+            assert (status, "another agent keeps" in err) == (1, True), err
+        other = tmp_path / "other"
+        other.mkdir()
+        there = configuration(other, peer, socket=socket)
+        status, _, err = await handfast("agent", "run", "--config", str(there))
+        assert (status, "somebody serves at the socket" in err) == (1, True), err
+        there = configuration(other, peer, health=f"127.0.0.1:{unused_tcp_port}")
+        status, _, err = await handfast("agent", "run", "--config", str(there))
+        assert (status, f"health: 127.0.0.1:{unused_tcp_port} cannot be had" in err) == (3, True), err
+        status, out, err = await handfast("agent", "status", "--socket", socket, "-o", "name")
+        assert (status, out) == (0, "spiffe://test.example/web\n"), err
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
 
 
 def fetch(port: int, path: str) -> str:

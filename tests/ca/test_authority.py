@@ -723,6 +723,12 @@ async def test_a_token_needs_an_entry_that_takes_it_and_lives_ten_minutes_at_mos
     await refused(bench, Invalid, "INVALID_CIDR", lambda: bench.token(allowed_cidr="10.0.0.1/8"))
 
 
+async def test_an_older_entry_for_servers_alone_gets_no_token(bench: Bench) -> None:
+    db = SpiffeId.parse("spiffe://test.example/older-db")
+    await bench.ledger.add_entry(Entry(db, usages=frozenset({Usage.SERVER})))
+    await refused(bench, Refused, "CLIENT_USAGE_NEEDED", lambda: bench.token(db))
+
+
 async def test_an_entry_for_tokens_alone_is_signed_for_by_no_operator(bench: Bench) -> None:
     only = SpiffeId.parse("spiffe://test.example/only")
     await bench.authority.add_entry(str(only), by="admin", proofs=["join-token"])

@@ -140,8 +140,18 @@ def test_a_key_is_not_read_through_a_link(tmp_path: Path) -> None:
     """E6: who may write beside it could swap it."""
     store_key(tmp_path / "real.key", generate(), None)
     (tmp_path / "link.key").symlink_to("real.key")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(Broken, match=r"link\.key is a symbolic link") as refused:
         load_key(tmp_path / "link.key", None)
+    assert refused.value.reason == "KEY_FILE_MODE"
+    assert "issuer.key" in refused.value.hint
+
+
+def test_a_key_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    """E1: a loop of links is the one that even root cannot open."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(Broken, match=r"a/x cannot be read"):
+        load_key(tmp_path / "a" / "x", None)
 
 
 def test_no_other_process_of_the_user_reads_the_memory_of_one_that_holds_a_key() -> None:

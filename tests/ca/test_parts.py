@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -17,7 +18,7 @@ from handfast_ca.ceremony import make_issuer
 from handfast_ca.crl import check_departures, crl_builder, lint_crl
 from handfast_ca.issuer import LocalIssuer, signature_hash
 from handfast_ca.ledger import CrlPlan, RevokedEntry
-from handfast_ca.registration import register
+from handfast_ca.registration import Proof, register
 from handfast_ca.status import Level, crl_line, issuer_line, status_lines
 from handfast_ca.urls import PublicUrls
 from tests.ca.core import NOW, TRUST_DOMAIN, Ceremony
@@ -145,6 +146,22 @@ def test_an_entry_tells_all_its_mistakes_at_once() -> None:
         "INVALID_COMMENT",
     }
     assert len(refused.value.violations) == 13
+
+
+def test_what_serves_alone_is_for_no_agent() -> None:
+    """What renews and watches is a TLS client of the CA: a token for such an entry would be spent in vain."""
+    made = partial(
+        register, "spiffe://test.example/db", trust_domain=TRUST_DOMAIN, longest=timedelta(hours=24), usages=["server"]
+    )
+    assert made().proofs == {Proof.OPERATOR}
+    assert made(proofs=["operator"]).proofs == {Proof.OPERATOR}
+    for proofs in (["join-token"], ["join-token", "operator"]):
+        with pytest.raises(Invalid) as refused:
+            made(proofs=proofs)
+        assert [(one.field, one.reason) for one in refused.value.violations] == [("proofs", "CLIENT_USAGE_NEEDED")]
+    assert register(
+        "spiffe://test.example/web", trust_domain=TRUST_DOMAIN, longest=timedelta(hours=24), usages=["client"]
+    ).proofs == set(Proof)
 
 
 def test_an_entry_of_another_trust_domain_is_refused() -> None:

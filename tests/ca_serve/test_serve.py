@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
 
+from handfast.certificates import load_certificates, subject_key_id
 from handfast.wire.v1 import authority_pb2
 from handfast.wire.v1.authority_pb2_grpc import AuthorityStub
 from handfast_ca.custody.process import MOST_FILES
@@ -124,3 +127,45 @@ def test_a_ca_takes_as_many_open_files_as_it_may_have(ca: RunningServe) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert granted == (min(MOST_FILES, hard), hard)
+
+
+def test_lists_are_made_anew_while_nobody_asks(tmp_path: Path) -> None:
+    """D3: each with the next number, though nothing was revoked, so that none ends while the CA is well."""
+    ca = RunningServe.initialised(tmp_path / "ca")
+    ca.configure(profile={"longest_lifetime": "1m", "crl_validity": "1m", "publish_every": "1s"})
+    with ca:
+        issuer = load_certificates((ca.directory / "issuer" / "issuer.crt").read_bytes())[0]
+        first = number_at(ca, issuer)
+        wait_until(lambda: number_at(ca, issuer) >= first + 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_ca_renews_its_own_certificate_while_it_serves(tmp_path: Path) -> None:
+    """J10: at half of its life, here half a minute, and the door is open all the time."""
+    ca = RunningServe.initialised(tmp_path / "ca")
+    ca.configure(profile={"longest_lifetime": "1m", "crl_validity": "1m", "publish_every": "5s"})
+    with ca:
+        first = shown_serial(ca)
+        wait_until(lambda: shown_serial(ca) != first)
+
+
+def number_at(ca: RunningServe, issuer: x509.Certificate) -> int:
+    key_id = subject_key_id(issuer)
+    assert key_id is not None
+    status, der = ca.get(f"/crl/{key_id.hex()}.crl")
+    assert status == 200
+    crl = x509.load_der_x509_crl(der)
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def shown_serial(ca: RunningServe) -> str:
+    return str(ca.handfast("inspect", ca.enrol, "-o", "json").json()[1]["serial"])
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Looks again and again; a list over HTTP gives no event."""
+    deadline = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < deadline, "not in 90 s"
+        time.sleep(0.1)

@@ -44,6 +44,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b[0-9a-f]{40}\b", "<KEY-ID>"),
         (r"\b[0-9a-f]{26,32}\b", "<SERIAL>"),
         (r"\b[0-9a-f]{16}…", "<HASH>…"),
+        (r"\b1\d{9}:(?=\d+\b)", "<EPOCH>:"),
         (r"(root|issuing CA) [0-9a-f]{8}\b", r"\1 <ID>"),
         (r"\b(?:\d+[dhms])+ left", "<DURATION> left"),
         (r'_after": "\w+"', '_after": "<DURATION>"'),

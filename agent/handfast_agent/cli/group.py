@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from handfast.cli.exits import Exit, explain, leave_on_error
+from handfast.cli.output import output_option
 from handfast.errors import Invalid
 
 if TYPE_CHECKING:
@@ -67,13 +68,16 @@ def once(config_file: Path) -> None:
     type=click.Path(path_type=Path),
     envvar="HANDFAST_AGENT_SOCKET",
     required=True,
-    help="The agent's Unix socket.",
+    metavar="PATH",
+    show_envvar=True,
+    help="The agent's Unix socket, `socket` in its configuration.",
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml", "name"]), default="table", show_default=True
-)
+@output_option
 def status(socket: Path, output: str) -> None:
-    """Expiry, next renewal, generation, CRL age, and how long it would survive if the CA died now."""
+    """Show expiry, next renewal, generation, CRL age, and how long it would survive if the CA died now.
+
+    Exits 1 when the agent is not ready, and says why.
+    """
     from handfast_agent.cli.status import show
 
     with leave_on_error():

@@ -6,17 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from handfast.cli.agent_socket import ask_agent
 from handfast.cli.output import Column, emit_one, shown_time
 from handfast.lifetime import format_duration
 from handfast.wire import codec
 from handfast.wire.v1 import workload_pb2
-from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
 
 __all__ = ["row", "show"]
 
-_HEADER = (("workload.spiffe.io", "true"),)
 _TIMES = ("not_before", "not_after", "next_renewal", "last_success", "crl_next_update")
 _COLUMNS = (
     Column("identity", "spiffe_id"),
@@ -36,11 +33,7 @@ _COLUMNS = (
 
 def show(socket: Path, output: str) -> bool:
     """Prints, and says whether the agent is ready. Raises ``Unavailable`` when nobody answers."""
-    with grpc.insecure_channel(f"unix:{socket.absolute()}") as channel:
-        try:
-            answer = WorkloadStub(channel).GetStatus(workload_pb2.GetStatusRequest(), timeout=5, metadata=_HEADER)
-        except grpc.RpcError as error:
-            raise codec.from_rpc_error(error) from error
+    answer = ask_agent(socket)
     emit_one(row(answer), _COLUMNS, output, name="spiffe_id")
     return bool(answer.ready)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from handfast.cli.crl import shown_number
 from handfast.cli.output import Column, emit_one, note, output_option, shown_time
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _BACKUP = [
     Column("entries", "entries"),
     Column("certificates", "certificates"),
     Column("revoked", "revoked"),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row["crl_number"])),
     Column("audit records", "audit_records"),
     Column("private keys", "private_keys"),
     Column("members", "members"),
@@ -37,7 +38,7 @@ _RESTORE = [
     Column("revoked", "revoked"),
     Column("kept from the ledger", "revocations_from_ledger"),
     Column("kept from the audit log", "revocations_from_audit"),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row["crl_number"])),
     Column("written", "written"),
     Column("left as it was", "left"),
     Column("old ledger", "replaced"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from handfast.cli.crl import shown_number
 from handfast.cli.output import Column, emit_one, note, output_option
 from handfast.cli.session import TIMEOUT, registry
 
@@ -16,7 +17,7 @@ _COLUMNS = [
     Column("answered", "answered"),
     Column("expected", "expected"),
     Column("learnt", "learnt"),
-    Column("CRL number", "crl_number"),
+    Column("CRL number", lambda row: shown_number(row["crl_number"])),
 ]
 
 

@@ -135,12 +135,20 @@ def load_key(path: Path, passphrase: bytes | None) -> CaPrivateKey:
 
 def read_container(path: Path) -> bytes:
     """A key file as it is, sealed or not. ``NotFound`` (``NO_KEY``), or ``Broken`` (``KEY_FILE_MODE``) when others than
-    its owner could read or change it (threat E1).
+    its owner could read or change it (threat E1), or swap it because it is a link (E6), or it cannot be read.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NotFound(f"there is no key file {path}", reason="NO_KEY") from error
+    except OSError as error:
+        if path.is_symlink():
+            raise Broken(
+                f"key file {path} is a symbolic link: who may change the link chooses the key",
+                reason="KEY_FILE_MODE",
+                hint="name the file itself: issuer.key in the configuration",
+            ) from error
+        raise Broken(f"key file {path} cannot be read: {error.strerror}", reason="KEY_FILE_MODE") from error
     with os.fdopen(file, "rb") as stored:
         _check_mode(path, os.fstat(stored.fileno()))
         return stored.read()

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
+from handfast.cli.agent_socket import ask_agent
 from handfast.cli.checks import Check, Level, failed
 from handfast.cli.examination.holdings import check_bundle, check_certificate, check_directory, check_lists
 from handfast.cli.output import shown_time
 from handfast.errors import HandfastError
 from handfast.wire import codec
-from handfast.wire.v1 import workload_pb2
 
 __all__ = ["check_agent"]
 
@@ -35,11 +35,8 @@ def check_agent(environment: Mapping[str, str], now: datetime) -> Iterator[Check
 
 def _check_socket(socket: Path) -> Iterator[Check]:
     try:
+        status = ask_agent(socket)
         mode = stat.S_IMODE(socket.parent.stat().st_mode)
-        status = _ask(socket)
-    except OSError as error:
-        yield Check(GROUP, "socket", Level.FAILED, f"{socket}: {error.strerror}", "is `handfast agent run` running?")
-        return
     except HandfastError as error:
         yield failed(GROUP, "socket", error, "is `handfast agent run` running?")
         return
@@ -52,17 +49,3 @@ def _check_socket(socket: Path) -> Iterator[Check]:
         yield Check(GROUP, "state", Level.OK, f"{status.spiffe_id} {status.state} until {until}")
     else:
         yield Check(GROUP, "state", Level.FAILED, reasons or status.state, "`handfast agent status` shows more")
-
-
-def _ask(socket: Path) -> workload_pb2.AgentStatus:
-    import grpc
-
-    from handfast.wire.v1.workload_pb2_grpc import WorkloadStub
-
-    with grpc.insecure_channel(f"unix:{socket.absolute()}") as channel:
-        try:
-            return WorkloadStub(channel).GetStatus(
-                workload_pb2.GetStatusRequest(), timeout=5, metadata=(("workload.spiffe.io", "true"),)
-            )
-        except grpc.RpcError as error:
-            raise codec.from_rpc_error(error) from error

@@ -14,6 +14,7 @@ from handfast.cli.trust import fetch_list, http_get
 from handfast.clock import SystemClock
 from handfast.credentials import Credentials
 from handfast.errors import HandfastError
+from handfast.revocation import format_crl_number
 from handfast.sources import StaticSource
 from handfast.wire import codec
 from handfast.wire.v1 import authority_pb2, registry_pb2
@@ -84,7 +85,13 @@ def _check_same_list(context: Context, credentials: Credentials, trust: Any) -> 
         return Check(GROUP, "CRL over HTTP", Level.FAILED, "gRPC has no list of our issuer", "`handfast crl show`")
     same = "the same as over gRPC" if served.der == sent else "not the one that gRPC sent"
     level = Level.OK if served.der == sent else Level.WARNING
-    return Check(GROUP, "CRL over HTTP", level, f"number {served.number}, {same}", "is a proxy keeping an old one?")
+    return Check(
+        GROUP,
+        "CRL over HTTP",
+        level,
+        f"number {format_crl_number(served.number)}, {same}",
+        "is a proxy keeping an old one?",
+    )
 
 
 def _check_http(context: Context) -> Check:

@@ -14,7 +14,7 @@ from handfast.cli.output import shown_time
 from handfast.credentials import Credentials
 from handfast.errors import HandfastError
 from handfast.lifetime import format_duration
-from handfast.revocation import Freshness
+from handfast.revocation import Freshness, format_crl_number
 
 __all__ = ["check_bundle", "check_certificate", "check_directory", "check_lists"]
 
@@ -75,6 +75,6 @@ def check_lists(group: str, credentials: Credentials, now: datetime) -> Check:
     if state is Freshness.UNKNOWN:
         return Check(group, "revocations", Level.FAILED, "no list of the issuer", "`handfast crl download` gets it")
     known = credentials.revocations.lists[key_id]
-    detail = f"{state} list number {known.number}, next by {shown_time(known.next_update)}"
+    detail = f"{state} list number {format_crl_number(known.number)}, next by {shown_time(known.next_update)}"
     level = {Freshness.FRESH: Level.OK, Freshness.STALE: Level.WARNING}.get(state, Level.FAILED)
     return Check(group, "revocations", level, detail, "is the CA's HTTP address right, and does it publish?")
