@@ -25,8 +25,13 @@ __all__ = ["AuditLog", "AuditProblem", "AuditReport", "FileAudit", "MemoryAudit"
 RESERVE_BYTES = 256 * 1024
 """Given back to the file system when it is full, so that revocations can still be written down (threat J4)."""
 
+COMPANY = 2
+"""Callers of a group that are no crowd: issuing brings its lines in groups already."""
+
 LINGER = 0.002
-"""Seconds that a group waits for company, when the last one had some: where syncing is fast, groups would be of one."""
+"""Seconds that a group waits for more, when the last one had more than :data:`COMPANY`: where syncing is fast, groups would
+be of one.
+"""
 
 _BLOCK = 64 * 1024
 _HEAD_BYTES = 128
@@ -44,7 +49,7 @@ class FileAudit:
     """One writer per file: a second one is refused (``AUDIT_IN_USE``).
 
     Beside the trail stand ``.head``, the last position, and ``.reserve``, room for revocations. Whatever waits while
-    one group is being synced makes the next group; after a group of several, the next one waits a moment for company.
+    one group is being synced makes the next group; after a group of many, the next one waits a moment for more.
     """
 
     def __init__(self, path: Path, clock: Clock, *, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -114,7 +119,7 @@ class FileAudit:
         """Group after group, until nobody waits."""
         try:
             while self._waiting:
-                await asyncio.sleep(LINGER if self._last_group > 1 else 0)
+                await asyncio.sleep(LINGER if self._last_group > COMPANY else 0)
                 group, self._waiting = self._waiting, []
                 self._last_group = len(group)
                 await self._write_group(group)

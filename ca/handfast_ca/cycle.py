@@ -134,6 +134,13 @@ class Cycle:
     # --- the steps, each for the whole group ------------------------------------------------------------------------
 
     async def _take(self, cases: Sequence[_Case]) -> None:
+        """Steps catch what can go wrong in them; what goes wrong between them is a bug, and nobody waits for ever for it."""
+        stopped = await _caught(self._steps(cases))
+        if isinstance(stopped, Exception):
+            for case in cases:
+                _tell(case, stopped)
+
+    async def _steps(self, cases: Sequence[_Case]) -> None:
         now = await _caught(self._now())
         if isinstance(now, Exception):
             self._sift(cases, [now] * len(cases))

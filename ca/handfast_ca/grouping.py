@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
-__all__ = ["AT_ONCE", "LINGER", "MOST", "Groups"]
+__all__ = ["AT_ONCE", "MOST", "Groups"]
 
 T = TypeVar("T")
 
@@ -16,9 +16,6 @@ AT_ONCE = 2
 MOST = 32
 """In one group. What is computed for all of them without a pause holds the event loop up for some milliseconds."""
 
-LINGER = 0.002
-"""Seconds that a group waits for company, when the one before had some. A lone one never waits."""
-
 
 class Groups(Generic[T]):
     """Runs groups of what was put in, in order. Used from one event loop. ``run`` must not raise."""
@@ -27,8 +24,7 @@ class Groups(Generic[T]):
         self._run = run
         self._waiting: list[T] = []
         self._running: set[asyncio.Task[None]] = set()
-        self._beginning: asyncio.Handle | None = None
-        self._last_group = 0
+        self._beginning = False
 
     def put(self, item: T) -> None:
         self._waiting.append(item)
@@ -44,19 +40,14 @@ class Groups(Generic[T]):
             await (asyncio.wait(self._running) if self._running else asyncio.sleep(0))
 
     def _arrange(self) -> None:
-        if self._beginning is not None or not self._waiting or len(self._running) == AT_ONCE:
-            return
-        loop = asyncio.get_running_loop()
-        if self._last_group > 1 and len(self._waiting) < MOST:
-            self._beginning = loop.call_later(LINGER, self._begin)
-        else:
-            # Not now: what arrived in the same turn of the loop comes along.
-            self._beginning = loop.call_soon(self._begin)
+        if self._waiting and not self._beginning and len(self._running) < AT_ONCE:
+            self._beginning = True
+            # Not now: what arrives in the same turn of the loop comes along.
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._beginning = None
+        self._beginning = False
         group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        self._last_group = len(group)
         task = asyncio.get_running_loop().create_task(self._run(group))
         self._running.add(task)
         task.add_done_callback(self._ended)
