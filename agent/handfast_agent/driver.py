@@ -3,8 +3,8 @@
 Rules that hold here:
 
 - Only what :func:`acceptance.checked` let pass is published or written.
-- A snapshot is published before it is written: a revocation must not wait for a disk. What could not be written is
-  written again at each look, and the agent is not ready until it is.
+- A snapshot is published before it is written: a revocation must not wait for a disk, nor for a hook. What could not be written
+  is written again at each look, and the agent is not ready until it is.
 - The same request is repeated, byte for byte, until the CA has answered it, so that a lost answer costs no token.
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 from handfast.certificates import Leaf
 from handfast.clock import Clock
@@ -100,8 +101,10 @@ class Driver:
         self._on_files = on_files
         self._remembered = Remembered()
         self._request: _Request | None = None
+        self._told: Credentials | None = None
+        self._to_write = False
         self._ticking = asyncio.Lock()
-        self._publishing = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._hearing = asyncio.Lock()
         # One thread reads lists, and not whichever is idle: each that did would keep the memory that a list takes to read.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lists")
@@ -167,9 +170,17 @@ class Driver:
             self.plan = replace(self.plan, renew_at=self._clock.now(), retry_at=None)
 
     async def hear(self, news: News, asked: Marks | None = None) -> bool:
-        """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11).
+        """As :meth:`take`, and returns when it is written, too."""
+        usable = await self.take(news, asked)
+        await self.write()
+        return usable
 
-        ``asked``: the marks of the moment when the question was asked, as :meth:`Trust.accept` has it. False when a revocation list must be had whole, since its change could not be used.
+    async def take(self, news: News, asked: Marks | None = None) -> bool:
+        """Takes what is newer; refuses and alarms what is older or broken (threats D1, D11). It is published when this returns,
+        and written by the next :meth:`write`.
+
+        ``asked``: the marks of the moment when the question was asked, as :meth:`Trust.accept` has it. False when a revocation
+        list must be had whole, since its change could not be used.
         """
         async with self._hearing:
             before = self.trust
@@ -178,7 +189,7 @@ class Driver:
         if self.trust != before:
             await self._judge_self()
         elif hurried:
-            await self._publish()
+            self._tell()
         return not any(alarm.reason == "CRL_CHANGE_UNUSABLE" for alarm in alarms)
 
     async def _accept(self, news: News, asked: Marks | None) -> tuple[Trust, tuple[HandfastError, ...]]:
@@ -221,7 +232,8 @@ class Driver:
             await self._revoked()
 
     async def stop(self) -> None:
-        """Ends serving; the files stay for the next start."""
+        """Ends serving; the files stay for the next start, with all that was taken."""
+        await self.write()
         if self.plan.state is not State.STOPPED:
             self.plan = self.plan.moved(Event.STOPPED)
             self._source.publish(None)
@@ -234,16 +246,18 @@ class Driver:
         except HandfastError as error:
             if _is_final(error):
                 _log.error("the CA refuses the join token for good: %s", error.message)
-                self._forget_token(token)
+                await self._forget_token(token)
             self._fail(error)
 
-    def _forget_token(self, token: str) -> None:
+    async def _forget_token(self, token: str) -> None:
         """Never sends it again. What a full disk does not take is written when the files are."""
-        try:
-            self._remember(replace(self._remembered, used_token=token_digest(token)))
-        except HandfastError as error:
-            self.record.unwritten = error.message
-            self.alarm(error)
+        async with self._writing:
+            self._remembered = replace(self._remembered, used_token=token_digest(token))
+            try:
+                await _to_its_end(asyncio.to_thread(self._memory.save, self._remembered))
+            except HandfastError as error:
+                self.record.unwritten = error.message
+                self.alarm(error)
 
     async def _renew(self) -> None:
         assert self.present is not None
@@ -324,7 +338,7 @@ class Driver:
             self.plan = self.plan.moved(Event.TRUST_WITHDRAWN)
         elif not self.trust.distrusts_everything() and self.plan.state is State.UNTRUSTING:
             self.plan = self.plan.moved(Event.RESTORED)
-        await self._publish()
+        self._tell()
 
     async def _revoked(self) -> None:
         _log.error("our own certificate was revoked: withdrawn, and not renewed; a new join token is needed")
@@ -336,31 +350,40 @@ class Driver:
         await self._publish()
 
     async def _publish(self, *, to_files_only: bool = False) -> None:
-        """One snapshot to the socket, then one generation to the disk, then the hooks. The answer that is stapled is in
-        no snapshot, and no reason to send all lists again.
+        """To the socket, then to the disk, then the hooks. The answer that is stapled is in no snapshot, and no reason to send
+        all lists again.
         """
-        async with self._publishing:
-            self.generation += 1
-            served = self._served()
-            if not to_files_only:
-                self._source.publish(served)
+        self._tell(to_files_only=to_files_only)
+        await self.write()
+
+    def _tell(self, *, to_files_only: bool = False) -> None:
+        """One snapshot to the socket, before anything is waited for."""
+        self.generation += 1
+        self._told = self._served()
+        self._to_write = True
+        if not to_files_only:
+            self._source.publish(self._told)
+
+    async def write(self) -> None:
+        """What was published last to the disk, as one generation, then the hooks; nothing when it is there already."""
+        async with self._writing:
+            if not self._to_write:
+                return
+            self._to_write = False
+            self._remembered = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
+            content = (self._told, self.trust, self.plan.renew_at, self.generation, self._staple())
             try:
-                await asyncio.to_thread(
-                    self._outputs.write,
-                    served,
-                    self.trust,
-                    self.plan.renew_at,
-                    self.generation,
-                    self._staple(),
-                )
-                marks = replace(self._remembered, marks=self.trust.marks, generation=self.generation)
-                self._remember(marks)
+                await _to_its_end(asyncio.to_thread(self._write, content, self._remembered))
                 self.record.unwritten = ""
             except HandfastError as error:
                 self.record.unwritten = error.message
                 self.alarm(error)
                 return
         await self._on_files()
+
+    def _write(self, content: tuple[Credentials | None, Trust, datetime | None, int, bytes], marks: Remembered) -> None:
+        self._outputs.write(*content)
+        self._memory.save(marks)
 
     def _served(self) -> Credentials | None:
         if self.plan.state is not State.SERVING or self.present is None or self.trust.bundle is None:
@@ -376,10 +399,6 @@ class Driver:
         if self.plan.state is not State.SERVING or present is None or answer is None:
             return b""
         return answer.der if answer.serial == present.leaf.serial else b""
-
-    def _remember(self, remembered: Remembered) -> None:
-        self._remembered = remembered
-        self._memory.save(remembered)
 
     def _token(self) -> str | None:
         if self.plan.state not in (State.UNENROLLED, State.EXPIRED, State.REVOKED):
@@ -400,6 +419,16 @@ class Driver:
 
     def _not_after(self) -> str:
         return self.plan.validity.not_after.isoformat() if self.plan.validity else "no time"
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also when whoever waits is cancelled: a thread cannot be, and a second writer must not begin beside it."""
+    working = asyncio.create_task(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait({working})
+        raise
 
 
 def _is_final(error: HandfastError) -> bool:

@@ -25,12 +25,12 @@ from handfast.errors import HandfastError, Unauthenticated, Unavailable
 from handfast.identity import SpiffeId
 from handfast.revocation import EMPTY, Revocations
 from handfast.rpc.folder import private_folder
+from handfast.rpc.pipes import Pipe, dial, relay
 from handfast.rpc.unreachable import why_unreachable
 
 __all__ = ["Peer", "Tunnel", "tunnel"]
 
 _log = logging.getLogger(__name__)
-_CHUNK = 64 * 1024
 HANDSHAKE_SECONDS = 10.0
 
 
@@ -65,16 +65,14 @@ async def tunnel(peer: Peer, clock: Clock) -> AsyncIterator[Tunnel]:
             socket = Path(stack.enter_context(private_folder("handfast-agent-"))) / "ca"
         opened = Tunnel(f"unix:{socket}")
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
+        def accept(near: Pipe) -> None:
+            task = asyncio.get_running_loop().create_task(_relay(peer, clock, context, opened, near))
             opened.tasks.add(task)
             task.add_done_callback(opened.tasks.discard)
-            with contextlib.suppress(asyncio.CancelledError):
-                await _relay(peer, clock, context, opened, reader, writer)
+            task.add_done_callback(lambda _task: near.abort())  # also when it was cancelled before it began
 
         with _in_words():
-            server = await asyncio.start_unix_server(serve, socket, limit=_CHUNK)
+            server = await asyncio.get_running_loop().create_unix_server(lambda: Pipe(accept), os.fspath(socket))
         try:
             yield opened
         finally:
@@ -119,42 +117,22 @@ def _load_identity(context: ssl.SSLContext, credentials: Credentials) -> None:
         os.close(file)
 
 
-async def _relay(
-    peer: Peer,
-    clock: Clock,
-    context: ssl.SSLContext,
-    opened: Tunnel,
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-) -> None:
+async def _relay(peer: Peer, clock: Clock, context: ssl.SSLContext, opened: Tunnel, near: Pipe) -> None:
     try:
-        far_reader, far_writer = await _connect(peer, clock, context)
+        far = await _connect(peer, clock, context)
     except HandfastError as error:
         opened.failure = error
         _log.warning("the CA at %s is not spoken to: %s", peer.address, error.message)
-        writer.close()
         return
     opened.failure = None
-    try:
-        pumps = {asyncio.ensure_future(_pump(reader, far_writer)), asyncio.ensure_future(_pump(far_reader, writer))}
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-    finally:
-        far_writer.transport.abort()
-        writer.close()
+    await relay(near, far)
 
 
-async def _connect(
-    peer: Peer, clock: Clock, context: ssl.SSLContext
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(peer: Peer, clock: Clock, context: ssl.SSLContext) -> Pipe:
     host, _, port = peer.address.rpartition(":")
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context, limit=_CHUNK)
+            far = await dial(host.strip("[]"), int(port), context)
     except ssl.SSLCertVerificationError as error:
         raise Unauthenticated(
             f"the server at {peer.address} is not the CA: {error.verify_message}",
@@ -167,15 +145,14 @@ async def _connect(
             hint="is `handfast ca serve` running there, and is `ca` in the configuration right?",
         ) from error
     try:
-        _check(peer, clock, writer)
+        _check(peer, clock, far.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
     except HandfastError:
-        writer.transport.abort()
+        far.abort()
         raise
-    return reader, writer
+    return far
 
 
-def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
-    presented = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+def _check(peer: Peer, clock: Clock, presented: bytes) -> None:
     try:
         leaf = Leaf.parse(presented)
     except HandfastError as error:
@@ -191,10 +168,3 @@ def _check(peer: Peer, clock: Clock, writer: asyncio.StreamWriter) -> None:
     if peer.revocations.revoked(leaf.issuer_key_id, leaf.serial):
         # A reason of its own: REVOKED is what the CA says of the agent's certificate, and ends that one.
         raise Unauthenticated(f"the CA's own certificate is revoked: {leaf}", reason="CA_REVOKED")
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()

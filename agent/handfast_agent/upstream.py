@@ -164,7 +164,8 @@ class GrpcUpstream:
                 async for update in stub.WatchTrust(request):
                     yield read_news(update)
             finally:
-                self._watching = None
+                if self._watching is stub:  # and not that of a later watch, which began before this one ended
+                    self._watching = None
 
     async def report(self, report: report_pb2.StatusReport) -> None:
         if self._watching is None:

@@ -10,14 +10,17 @@ from handfast.bundle import TrustBundle
 from handfast.clock import Clock
 from handfast.identity import SpiffeId, TrustDomain
 from handfast_ca.audit_trail import AuditLog
+from handfast_ca.cycle import Cycle
 from handfast_ca.entries import Entries
 from handfast_ca.feed import Feed, TrustState
 from handfast_ca.issuer import Issuer
 from handfast_ca.issuing import Issuing
 from handfast_ca.ledger import Ledger
 from handfast_ca.mass_revoker import MassRevoker
+from handfast_ca.minting import Mint
 from handfast_ca.ocsp.responder import Responder
 from handfast_ca.ocsp.signer import Signers
+from handfast_ca.planning import Planner
 from handfast_ca.profile import Profile
 from handfast_ca.publisher import Publisher
 from handfast_ca.quarantine import Quarantine
@@ -86,16 +89,26 @@ class Parts:
     def issuing(self) -> Issuing:
         return Issuing(
             trust_domain=self.trust_domain,
+            cycle=self.cycle,
+            ledger=self.ledger,
+            audit=self.audit,
+            feed=self.feed,
+            time=self.time,
+            quarantine=self.quarantine,
+        )
+
+    @cached_property
+    def cycle(self) -> Cycle:
+        return Cycle(
             issuer=self.issuer,
-            profile=self.profile,
-            urls=self.urls,
+            planner=Planner(self.issuer, self.profile, self.random_bytes),
+            mint=Mint(self.issuer, self.urls),
             entries=self.entries,
             ledger=self.ledger,
             audit=self.audit,
             feed=self.feed,
             time=self.time,
             quarantine=self.quarantine,
-            random_bytes=self.random_bytes,
         )
 
     # --- revocation -------------------------------------------------------------------------------------------------

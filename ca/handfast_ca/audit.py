@@ -25,8 +25,13 @@ __all__ = ["AuditLog", "AuditProblem", "AuditReport", "FileAudit", "MemoryAudit"
 RESERVE_BYTES = 256 * 1024
 """Given back to the file system when it is full, so that revocations can still be written down (threat J4)."""
 
+COMPANY = 2
+"""Callers of a group that are no crowd: issuing brings its lines in groups already."""
+
 LINGER = 0.002
-"""Seconds that a group waits for company, when the last one had some: where syncing is fast, groups would be of one."""
+"""Seconds that a group waits for more, when the last one had more than :data:`COMPANY`: where syncing is fast, groups would
+be of one.
+"""
 
 _BLOCK = 64 * 1024
 _HEAD_BYTES = 128
@@ -35,16 +40,16 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    event: Mapping[str, AuditValue]
+    events: Sequence[Mapping[str, AuditValue]]
     essential: bool
-    written: asyncio.Future[int]
+    written: asyncio.Future[Sequence[int]]
 
 
 class FileAudit:
     """One writer per file: a second one is refused (``AUDIT_IN_USE``).
 
     Beside the trail stand ``.head``, the last position, and ``.reserve``, room for revocations. Whatever waits while
-    one group is being synced makes the next group; after a group of several, the next one waits a moment for company.
+    one group is being synced makes the next group; after a group of many, the next one waits a moment for more.
     """
 
     def __init__(self, path: Path, clock: Clock, *, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -72,8 +77,16 @@ class FileAudit:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
 
     async def append(self, event: Mapping[str, AuditValue], *, essential: bool = False) -> int:
-        check_fields(event)
-        waiting = _Waiting(event, essential, asyncio.get_running_loop().create_future())
+        (number,) = await self._append([event], essential)
+        return number
+
+    async def append_all(self, events: Sequence[Mapping[str, AuditValue]]) -> Sequence[int]:
+        return await self._append(events, essential=False)
+
+    async def _append(self, events: Sequence[Mapping[str, AuditValue]], essential: bool) -> Sequence[int]:
+        for event in events:
+            check_fields(event)
+        waiting = _Waiting(events, essential, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain())
@@ -106,7 +119,7 @@ class FileAudit:
         """Group after group, until nobody waits."""
         try:
             while self._waiting:
-                await asyncio.sleep(LINGER if self._last_group > 1 else 0)
+                await asyncio.sleep(LINGER if self._last_group > COMPANY else 0)
                 group, self._waiting = self._waiting, []
                 self._last_group = len(group)
                 await self._write_group(group)
@@ -127,14 +140,17 @@ class FileAudit:
                 waiting.written.set_exception(error)
 
     async def _try(self, group: Sequence[_Waiting]) -> HandfastError | None:
-        events = [waiting.event for waiting in group]
+        events = [event for waiting in group for event in waiting.events]
         try:
             last = await asyncio.get_running_loop().run_in_executor(self._thread, self._write, events)
         except OSError as error:
             return _unavailable(self._path, error)
-        for number, waiting in enumerate(group, start=last - len(group) + 1):
+        number = last - len(events) + 1
+        for waiting in group:
+            after = number + len(waiting.events)
             if not waiting.written.done():
-                waiting.written.set_result(number)
+                waiting.written.set_result(range(number, after))
+            number = after
         return None
 
     def _write(self, events: Sequence[Mapping[str, AuditValue]]) -> int:

@@ -78,6 +78,10 @@ class AuditLog(Protocol):
         """
         ...
 
+    async def append_all(self, events: Sequence[Mapping[str, AuditValue]]) -> Sequence[int]:
+        """Their numbers, once all of them are durable. Raises as :meth:`append` does, and then none of them stays."""
+        ...
+
     async def check(self) -> None:
         """``Unavailable`` (``AUDIT_UNAVAILABLE``) while lines can't be written: asked before anything is begun
         (threat G4).
@@ -193,6 +197,9 @@ class MemoryAudit:
         lines, self._chain.position = self._chain.lines([event])
         self.raw += lines
         return self._chain.position.seq
+
+    async def append_all(self, events: Sequence[Mapping[str, AuditValue]]) -> Sequence[int]:
+        return [await self.append(event) for event in events]
 
     async def check(self) -> None:
         if self.broken:

@@ -2,11 +2,15 @@
 
 Latest wins: a watcher that is slow skips states in between, and never misses the last. What it gets is the difference
 between the last state *it* saw and the present one, so nothing that was skipped is lost.
+
+News come before proofs: a list that says no more than what was announced waits until all have been told of that, and each watcher gets
+it at a moment of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,6 +23,12 @@ from handfast.revocation import Reason, RevocationList
 from handfast_ca.incident import Reissue
 
 __all__ = ["Announcement", "Feed", "TrustChange", "TrustState"]
+
+PROOF_AFTER, FOR_EACH, LONGEST = 0.05, 0.0025, 0.3
+"""Seconds that such a list waits, for each watcher there is, and altogether; up to twice of that, each watcher at its own turn. Agents that
+verify it, and their services, do not take the processors from those who are still to be told. It comes sooner with news that do not wait.
+"""
+_TURNS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +43,17 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class TrustState:
-    """All that somebody must know to judge a peer. ``crls`` by issuer key identifier, the roots' own among them."""
+    """All that somebody must know to judge a peer. ``crls`` by issuer key identifier, the roots' own among them.
+
+    ``news`` is the revision that last said something new; those since only prove.
+    """
 
     bundle: TrustBundle
     crls: Mapping[bytes, RevocationList] = field(default_factory=lambda: MappingProxyType({}))
     announced: tuple[Announcement, ...] = ()
     revision: int = 1
     reissue: Reissue | None = None
+    news: int = 1
 
     def revoked(self, issuer_key_id: bytes, serial: int) -> bool:
         """On a list, or announced and soon on one."""
@@ -53,6 +67,7 @@ class TrustChange:
     """What changed since the last message of one stream; everything when ``whole``. ``bundle`` None: unchanged.
 
     ``steps`` lead to those of ``crls`` that can be told of so, from the lists that the last message brought, by issuer.
+    ``proves``: there is nothing in it but proofs of what was announced.
     """
 
     whole: bool
@@ -62,6 +77,7 @@ class TrustChange:
     announced: tuple[Announcement, ...]
     reissue: Reissue | None = None
     steps: Mapping[bytes, tuple[ListStep, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    proves: bool = False
 
     @classmethod
     def whole_of(cls, state: TrustState) -> TrustChange:
@@ -85,6 +101,7 @@ class TrustChange:
             announced=tuple(news for news in new.announced if news not in known),
             reissue=None if new.reissue == old.reissue else new.reissue,
             steps=MappingProxyType({key_id: found for key_id, found in steps.items() if found}),
+            proves=new.news == old.news,
         )
 
 
@@ -100,7 +117,7 @@ class Feed:
         self.changed_at = monotonic()
         self._changed = asyncio.Event()
         self._latest: tuple[TrustState, TrustChange] | None = None
-        self._watchers = 0
+        self._watchers = self._opened = 0
         self.history = StepHistory()
 
     @property
@@ -133,7 +150,9 @@ class Feed:
         )
         self.history.note(crl)
         crls = MappingProxyType({**self._state.crls, crl.issuer_key_id: crl})
-        self._become(replace(self._state, crls=crls, announced=announced))
+        told = {news.serial for news in self._state.announced if news.issuer_key_id == crl.issuer_key_id}
+        proves = known is not None and crl.serials - known.serials <= told
+        self._become(replace(self._state, crls=crls, announced=announced), proves=proves)
 
     def replace_bundle(self, bundle: TrustBundle) -> None:
         """Raises ``Refused`` when the bundle is not a successor of the present one."""
@@ -145,8 +164,9 @@ class Feed:
         if self._state.reissue is None or self._state.reissue.tainted_at < order.tainted_at:
             self._become(replace(self._state, reissue=order))
 
-    def _become(self, state: TrustState) -> None:
-        self._state = replace(state, revision=self._state.revision + 1)
+    def _become(self, state: TrustState, *, proves: bool = False) -> None:
+        revision = self._state.revision + 1
+        self._state = replace(state, revision=revision, news=self._state.news if proves else revision)
         self.changed_at = self._monotonic()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -157,16 +177,26 @@ class Feed:
         Readers that are equally far get the same object, so that whoever encodes it needs to do so once.
         """
         self._watchers += 1
+        self._opened += 1
+        turn = 1 + self._opened % _TURNS / _TURNS
         try:
             seen = self._state
             yield TrustChange.whole_of(seen)
             while True:
                 while self._state is seen:
                     await self._changed.wait()
+                await self._news_since(seen, turn * min(PROOF_AFTER + FOR_EACH * self._watchers, LONGEST))
                 old, seen = seen, self._state
                 yield self._between(old, seen)
         finally:
             self._watchers -= 1
+
+    async def _news_since(self, seen: TrustState, pause: float) -> None:
+        """Returns at once when there are some, else when some come, and after ``pause`` at the latest."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                while self._state.news == seen.news:
+                    await self._changed.wait()
 
     def _between(self, old: TrustState, new: TrustState) -> TrustChange:
         if self._latest is None or self._latest[0] is not old or self._latest[1].revision != new.revision:

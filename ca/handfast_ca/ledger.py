@@ -24,6 +24,7 @@ __all__ = [
     "CertificateBook",
     "CertificateFilter",
     "CertificateRecord",
+    "Completion",
     "CrlPlan",
     "Incidents",
     "Intention",
@@ -97,6 +98,15 @@ class Intention:
     token_digest: bytes | None = None
     peer_address: str = ""
     presented: PresentedCertificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A signed certificate, which completes the record of its intention."""
+
+    serial: int
+    issuer_key_id: bytes
+    der: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +249,19 @@ class CertificateBook(Protocol):
         """
         ...
 
+    async def intend_all(self, intentions: Sequence[Intention]) -> Sequence[CertificateRecord | HandfastError | None]:
+        """As many :meth:`intend`, one after the other, durable together. Each has its answer, in their order; what one
+        of them would raise stands in its place, and its neighbours are recorded.
+        """
+        ...
+
     async def complete(self, serial: int, issuer_key_id: bytes, der: bytes) -> CertificateRecord:
         """``Refused`` (``REVOKED``) when the identity or its parent was revoked since the intention (threat C4):
         the serial is then marked revoked, and the answer must not leave."""
+        ...
+
+    async def complete_all(self, completions: Sequence[Completion]) -> Sequence[CertificateRecord | HandfastError]:
+        """To :meth:`complete` as :meth:`intend_all` is to :meth:`intend`."""
         ...
 
     async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:

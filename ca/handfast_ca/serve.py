@@ -42,7 +42,7 @@ from handfast_ca.audit import FileAudit
 from handfast_ca.authority import Authority
 from handfast_ca.config import Config
 from handfast_ca.custody.file import load_key
-from handfast_ca.custody.process import forbid_core_dumps, raise_file_limit
+from handfast_ca.custody.process import collect_seldom, forbid_core_dumps, raise_file_limit
 from handfast_ca.issuer import LocalIssuer
 from handfast_ca.issuer_name import claim_name
 from handfast_ca.limits import Limits
@@ -204,6 +204,7 @@ async def serve(config: Config, passphrase: bytes | None, *, accept_clock: bool 
         stack.enter_context(kept_up(_maintenance(config, authority, source, gate), now=authority.time.wall()))
         web = web_server(application(authority, metrics), config.http)
         serving = asyncio.create_task(web.serve())
+        collect_seldom()
         _log.info("CA of %s serves: gRPC %s, enrolment %s", config.trust_domain, config.grpc, config.enrol)
         await asyncio.wait({serving, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         web.should_exit = True

@@ -102,7 +102,12 @@ def _constant_extensions(
             (crl_distribution_points(urls, issuer_key_id), False),
             (leaf_access(urls, issuer_key_id), False),
         ]
-    return [x509.Extension(value.oid, critical, value) for value, critical in extensions]
+    return [_encoded(value, critical) for value, critical in extensions]
+
+
+def _encoded(value: x509.ExtensionType, critical: bool) -> x509.Extension[x509.ExtensionType]:
+    """As it will stand in every leaf. Encoding it for each of two signatures would be a fifth of them."""
+    return x509.Extension(value.oid, critical, x509.UnrecognizedExtension(value.oid, value.public_bytes()))
 
 
 def leaf_key_usage() -> x509.KeyUsage:

@@ -22,7 +22,7 @@ import grpc.aio
 import handfast
 from handfast.errors import HandfastError
 
-__all__ = ["FOLLOW", "GREET", "main"]
+__all__ = ["FOLLOW", "GREET", "Peer", "main"]
 
 SERVICE = "handfast.demo.Peer"
 GREET, FOLLOW = f"/{SERVICE}/Greet", f"/{SERVICE}/Follow"

@@ -103,11 +103,11 @@ async def dial_unix(path: Path) -> Pipe:
     return pipe
 
 
-async def relay(near: Pipe, far: Pipe, until: Coroutine[None, None, None]) -> None:
+async def relay(near: Pipe, far: Pipe, until: Coroutine[None, None, None] | None = None) -> None:
     """Passes bytes both ways until one end is lost, or ``until`` ends; then ``far`` is closed."""
     far.join(near)
     near.join(far)
-    parts = [asyncio.ensure_future(part) for part in (near.lost.wait(), far.lost.wait(), until)]
+    parts = [asyncio.ensure_future(part) for part in (near.lost.wait(), far.lost.wait(), until) if part is not None]
     try:
         await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
     finally:

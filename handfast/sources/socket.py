@@ -36,6 +36,8 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),  # a list of a hundred thousand has five (threat H6)
 )
 _REPORT_SECONDS = 5.0
+_SETTLE = 0.1
+"""Seconds until it is reported what is enforced: calls are judged by it already, and nobody who is to be told of it waits for that."""
 _PAUSE = 0.05
 """Seconds between the end of a stream and the next: the agent was restarted."""
 
@@ -53,16 +55,20 @@ class SocketSource:
         self._clock = clock or SystemClock()
         self._holder = StaticSource()
         self._lists = EMPTY
+        self._octets: tuple[object, ...] = ()
         self._answered = threading.Event()
         self._arrived = threading.Event()
         self._closed = threading.Event()
         self._instance = secrets.token_hex(8)
         self._policies: list[AccessPolicy] = []
+        self._to_report = threading.Event()
         self._reporting: grpc.Future[Any] | None = None
         self._channel = grpc.insecure_channel(f"unix:{self._path.absolute()}", _OPTIONS)
         self._stub = WorkloadStub(self._channel)
         self._thread = threading.Thread(target=self._follow, name="handfast-socket", daemon=True)
         self._thread.start()
+        self._reporter = threading.Thread(target=self._keep_reporting, name="handfast-reports", daemon=True)
+        self._reporter.start()
         if not self._arrived.wait(wait):
             self.close()
             raise self._absent(wait)
@@ -76,7 +82,12 @@ class SocketSource:
     def report_policy(self, policy: AccessPolicy) -> None:
         """Lets operators see it (``handfast blast-radius``), and with every snapshot which lists are enforced here."""
         self._policies.append(policy)
-        self._report()
+        self._to_report.set()
+
+    def _keep_reporting(self) -> None:
+        while self._to_report.wait() and not self._closed.wait(_SETTLE):
+            self._to_report.clear()
+            self._report()
 
     def _report(self) -> None:
         """Without waiting for an answer: an agent that does not know this call, or is away, costs nothing."""
@@ -90,8 +101,10 @@ class SocketSource:
 
     def close(self) -> None:
         self._closed.set()
+        self._to_report.set()
         self._channel.close()
         self._thread.join(timeout=5)
+        self._reporter.join(timeout=5)
         self._holder.close()
 
     def _absent(self, waited: float) -> Unavailable:
@@ -124,19 +137,22 @@ class SocketSource:
         self._answered.set()
         present = self._holder.peek()
         before = self._lists if self._lists.lists or present is None else present.revocations
+        octets = (message.private_key, tuple(message.chain), message.bundle.SerializeToString(deterministic=True))
+        same = present if octets == self._octets else None
         try:
-            fresh = snapshot_from_wire(message, now=self._clock.now(), before=before)
+            fresh = snapshot_from_wire(message, now=self._clock.now(), before=before, same=same)
         except HandfastError as error:
             _log.error("the new credentials of the agent are not used: %s", error.message)
             return error.reason != "CRL_CHANGE_UNUSABLE"
         self._lists = EMPTY if fresh is None else fresh.revocations
+        self._octets = octets
         if fresh is not None and present is not None:
             fresh = replace(fresh, revocations=_forward(fresh.revocations, present.revocations))
         if fresh is not None or present is not None:
             self._holder.publish(fresh)
         if fresh is not None:
             self._arrived.set()
-            self._report()
+            self._to_report.set()
         return True
 
 

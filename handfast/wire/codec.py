@@ -8,6 +8,7 @@ read raises ``Invalid``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -293,14 +294,23 @@ def snapshot_to_wire(
 
 
 def snapshot_from_wire(
-    message: workload_pb2.CredentialsSnapshot, *, now: datetime, before: Revocations = EMPTY
+    message: workload_pb2.CredentialsSnapshot,
+    *,
+    now: datetime,
+    before: Revocations = EMPTY,
+    same: Credentials | None = None,
 ) -> Credentials | None:
     """Checks all that :meth:`Credentials.build` checks. None means that the agent withdrew the credentials.
 
-    ``before`` are the lists that came before on the same stream, for a snapshot that only tells of changes.
+    ``before`` are the lists that came before on the same stream, for a snapshot that only tells of changes. ``same`` was made of the
+    very octets of key, chain and bundle that this message has: while it is valid, only the revocations are read.
     """
     if not message.chain and not message.private_key:
         return None
+    if same is not None and same.leaf.validity.contains(now):
+        lists = lists_from_snapshot(message, before, same.bundle, now)
+        announced = lists.announce(announced_from_wire(message.announced))
+        return replace(same, revocations=announced, generation=message.generation)
     bundle = bundle_from_wire(message.bundle)
     return Credentials.build(
         key=load_private_key(message.private_key),

@@ -19,6 +19,8 @@ from handfast_ca.incident import MassFilter
 from handfast_ca.ledger import (
     CRL_EPOCH,
     CertificateFilter,
+    CertificateRecord,
+    Completion,
     Intention,
     LearntList,
     Ledger,
@@ -87,6 +89,12 @@ async def publish(ledger: Ledger, now: datetime) -> list[int]:
     plan = await ledger.plan_crl(ISSUER, now=now)
     await ledger.record_crl(plan, f"crl {plan.number}".encode(), now + HOUR)
     return [entry.serial for entry in plan.entries]
+
+
+def _told(outcome: object) -> str | None:
+    if isinstance(outcome, CertificateRecord):
+        return str(outcome.serial)
+    return outcome.reason if isinstance(outcome, HandfastError) else None
 
 
 class LedgerContract:
@@ -266,6 +274,45 @@ class LedgerContract:
             await ledger.complete(1, ISSUER, b"other")
         assert (refused.value.reason, rewritten.value.reason) == ("SERIAL_EXISTS", "SERIAL_EXISTS")
         assert (await ledger.find(1)).der == der(1)
+
+    async def test_each_of_a_group_fares_as_if_it_had_come_alone(self, ledger: Ledger) -> None:
+        """A11, A12, A17, B1, C1: good ones are recorded whatever befalls their neighbours, and none sees less than them."""
+        await ledger.add_entry(Entry(WEB))
+        await ledger.add_token(token("t"))
+        await issue(ledger, 1)
+        await ledger.block_key(digest("key 5"))
+        group = [
+            intention(2, token_digest=digest("t")),
+            intention(3, token_digest=digest("t")),
+            intention(4, request_digest=digest("request 1")),
+            intention(5),
+            intention(6, entry_version=7),
+            intention(7, presented=presented(1)),
+            intention(8, presented=presented(99)),
+            intention(9, PAY, spki_sha256=digest("key 2")),
+            intention(2, spki_sha256=digest("other")),
+            intention(10),
+        ]
+        outcomes = await ledger.intend_all(group)
+        assert [_told(outcome) for outcome in outcomes] == [
+            *(None, "TOKEN_SPENT", "1", "KEY_BLOCKED", "ENTRY_CHANGED", None),
+            *("UNKNOWN_CERTIFICATE", "KEY_IN_USE", "SERIAL_EXISTS", None),
+        ]
+        page = await ledger.list_certificates(CertificateFilter())
+        assert {record.serial for record in page.items} == {1, 2, 7, 10}
+        assert await ledger.intend_all([]) == []
+
+    async def test_each_of_a_group_is_completed_or_told_why_not(self, ledger: Ledger) -> None:
+        """C4: what was revoked meanwhile is not handed out; saying the same again changes nothing."""
+        for serial in (1, 2, 3):
+            await ledger.intend(intention(serial))
+        await ledger.complete(1, ISSUER, der(1))
+        await ledger.revoke_serial(2, Reason.UNSPECIFIED, now=NOW)
+        done = [Completion(serial, ISSUER, der(serial)) for serial in (1, 2, 3, 4)]
+        outcomes = await ledger.complete_all([*done, Completion(3, ISSUER, b"other bytes")])
+        assert [_told(one) for one in outcomes] == ["1", "REVOKED", "3", "NO_CERTIFICATE", "SERIAL_EXISTS"]
+        assert (await ledger.find(3)).der == der(3)
+        assert await ledger.complete_all([]) == []
 
     async def test_a_dangling_intention_is_revoked_at_the_start(self, ledger: Ledger) -> None:
         """J1: its certificate may exist."""

@@ -240,6 +240,30 @@ async def test_on_a_full_disk_issuing_stops_and_revoking_goes_on_from_the_reserv
     assert verify_audit(trail).intact
 
 
+async def test_lines_of_a_group_stand_together_and_each_learns_its_number(trail: Path) -> None:
+    """G4: whoever else writes meanwhile."""
+    audit = FileAudit(trail, ManualClock(NOW))
+    groups = [[{"event": "renew", "detail": f"{group}"} for _ in range(3)] for group in range(4)]
+    together = asyncio.gather(*map(audit.append_all, groups))
+    numbers, alone = await asyncio.gather(together, audit.append({"event": "enrol"}))
+    await audit.close()
+    assert [list(one) for one in numbers] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert alone == 13
+    details = [json.loads(line).get("detail") for line in trail.read_text().splitlines()]
+    assert details == [*"000111222333", None]
+    assert verify_audit(trail).intact
+
+
+async def test_of_a_group_that_the_disk_has_no_room_for_no_line_stays(trail: Path) -> None:
+    """G4, J4."""
+    audit = _FullDisk(trail, ManualClock(NOW))
+    with pytest.raises(Unavailable) as refused:
+        await audit.append_all([{"event": "renew"}, {"event": "renew"}])
+    assert refused.value.reason == "AUDIT_UNAVAILABLE"
+    await audit.close()
+    assert trail.read_bytes() == b""
+
+
 @pytest.mark.parametrize("newest_first", [False, True])
 async def test_pages_together_are_the_whole_trail(trail: Path, newest_first: bool) -> None:
     """H7: a page never has more than was asked for."""

@@ -40,7 +40,10 @@ def test_the_demo_rotates_without_a_failed_call_and_refuses_what_was_revoked(tmp
     assert seen["rotations"] >= 4
     assert seen["calls"] > 100
     assert seen["stream_messages"] > 100
-    assert seen["refused_with"] == seen["new_connection_refused_with"] == "REVOKED"
+    client = (seen["refused_with"], seen["new_connection_refused_with"])
+    assert (*client, seen["server_refused_with"]) == ("REVOKED", "REVOKED", "REVOKED")
+    moments = ("client_call_refused_ms", "client_stream_ended_ms", "server_call_refused_ms", "server_stream_cut_ms")
+    assert all(seen[moment] > -seen["revoke_command_ms"] for moment in moments)
     assert "hft_" not in done.stderr
 
 

@@ -66,6 +66,8 @@ class PeerAuthority(AuthorityServicer):
         self.answering = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
         self.streams_opened = self._hang_ups = 0
+        self.hold: asyncio.Event | None = None
+        self.turned_away: HandfastError | None = None
         self.mtls_port = self.enrol_port = self.http_port = 0
 
     async def Enrol(self, request: Any, context: Any) -> authority_pb2.IssuedCredentials:
@@ -118,11 +120,15 @@ class PeerAuthority(AuthorityServicer):
         return report_pb2.StatusReceipt()
 
     async def WatchTrust(self, request: Any, context: Any) -> AsyncIterator[trust_pb2.TrustUpdate]:
+        if self.turned_away is not None:
+            await codec.abort(context, self.turned_away)
         news = asyncio.Event()
         self._watchers.add(news)
         self.streams_opened += 1
-        hung_up = self._hang_ups
         try:
+            if self.hold is not None:
+                await self.hold.wait()
+            hung_up = self._hang_ups
             while True:
                 news.clear()
                 yield self.trust() if self.change is None else trust_pb2.TrustUpdate(crl_changes=[self.change])

@@ -91,7 +91,8 @@ class AuthorityService(AuthorityServicer):
                 else:
                     yield self._trust.change(change, self._authority.time.wall(), changes=request.crl_reader.changes)
                     # Resumed when the connection has taken the message.
-                    self._gate.metrics.pushed(self._authority.time.monotonic() - changed_at)
+                    if not change.proves:
+                        self._gate.metrics.pushed(self._authority.time.monotonic() - changed_at)
 
     async def OfferCheckpoint(self, request: authority_pb2.Checkpoint, context: Any) -> authority_pb2.CheckpointAnswer:
         return authority_pb2.CheckpointAnswer(wanted=await answer(context, self._hear(request)))

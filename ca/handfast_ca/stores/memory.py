@@ -5,13 +5,14 @@ No step awaits between its first look and its last write, so each one is atomic 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from handfast.certificates import format_serial
-from handfast.errors import Conflict
+from handfast.errors import Conflict, HandfastError
 from handfast.identity import SpiffeId
 from handfast.revocation import Reason
 from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
@@ -19,6 +20,7 @@ from handfast_ca.ledger import (
     CRL_EPOCH,
     CertificateFilter,
     CertificateRecord,
+    Completion,
     CrlPlan,
     Intention,
     LearntList,
@@ -33,6 +35,7 @@ from handfast_ca.stores import verdicts
 
 __all__ = ["MemoryLedger"]
 
+T = TypeVar("T")
 Key = tuple[bytes, int]
 
 
@@ -146,6 +149,9 @@ class MemoryLedger:
         self._rows[key] = _Row(self._seq, intention.request_digest, _intended(intention))
         return None
 
+    async def intend_all(self, intentions: Sequence[Intention]) -> Sequence[CertificateRecord | HandfastError | None]:
+        return [await _outcome(self.intend(intention)) for intention in intentions]
+
     def _is_shared(self, intention: Intention) -> bool:
         return any(
             row.record.spki_sha256 == intention.spki_sha256
@@ -162,6 +168,9 @@ class MemoryLedger:
         if fresh:
             row.record = row.record.completed(der)
         return row.record
+
+    async def complete_all(self, completions: Sequence[Completion]) -> Sequence[CertificateRecord | HandfastError]:
+        return [await _outcome(self.complete(one.serial, one.issuer_key_id, one.der)) for one in completions]
 
     async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:
         return self._answered(request_digest, now)
@@ -421,3 +430,10 @@ def _revoke(rows: Iterable[_Row], reason: Reason, now: datetime) -> tuple[tuple[
         if not row.revoked:
             row.record = replace(row.record, revoked_at=verdicts.whole_seconds(now), reason=reason)
     return tuple(row.record for row in chosen), repeated
+
+
+async def _outcome(step: Awaitable[T]) -> T | HandfastError:
+    try:
+        return await step
+    except HandfastError as error:
+        return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,6 +20,7 @@ from handfast_ca.incident import LiveCertificate, MassFilter, Reissue, Standing
 from handfast_ca.ledger import (
     CertificateFilter,
     CertificateRecord,
+    Completion,
     CrlPlan,
     Intention,
     LearntList,
@@ -28,6 +29,7 @@ from handfast_ca.ledger import (
 )
 from handfast_ca.registration import Entry
 from handfast_ca.stores import certificate_steps as book
+from handfast_ca.stores import group_steps as groups
 from handfast_ca.stores import incident_steps as incidents
 from handfast_ca.stores import recovery_steps as recovery
 from handfast_ca.stores import registration_steps as registrations
@@ -119,8 +121,31 @@ class SqliteLedger:
     async def intend(self, intention: Intention) -> CertificateRecord | None:
         return await self._writer.write(partial(book.intend, intention=intention))
 
+    async def intend_all(self, intentions: Sequence[Intention]) -> Sequence[CertificateRecord | HandfastError | None]:
+        together = partial(groups.intend_all, intentions=intentions)
+        return await self._for_each(together, [partial(book.intend, intention=one) for one in intentions])
+
     async def complete(self, serial: int, issuer_key_id: bytes, der: bytes) -> CertificateRecord:
         return await self._writer.write(partial(book.complete, serial=serial, issuer_key_id=issuer_key_id, der=der))
+
+    async def complete_all(self, completions: Sequence[Completion]) -> Sequence[CertificateRecord | HandfastError]:
+        together = partial(groups.complete_all, completions=completions)
+        alone = [
+            partial(book.complete, serial=one.serial, issuer_key_id=one.issuer_key_id, der=one.der)
+            for one in completions
+        ]
+        return await self._for_each(together, alone)
+
+    async def _for_each(
+        self, together: Step[Sequence[T | HandfastError]], alone: Sequence[Step[T]]
+    ) -> Sequence[T | HandfastError]:
+        """All in one transaction; when that fails, one by one, so that each has only its own trouble."""
+        try:
+            return await self._writer.write(together)
+        except Exception:
+            if len(alone) == 1:
+                raise
+        return [await _outcome(self._writer.write(step)) for step in alone]
 
     async def answered(self, request_digest: bytes, *, now: datetime) -> CertificateRecord | None:
         return await self._read(partial(book.answered, request_digest=request_digest, now=now))
@@ -222,3 +247,10 @@ class SqliteLedger:
         self._writing.dispose()
         self._soundness.keep()
         os.close(self._lock)
+
+
+async def _outcome(step: Awaitable[T]) -> T | HandfastError:
+    try:
+        return await step
+    except HandfastError as error:
+        return error

@@ -3,7 +3,7 @@
 A step looks before it writes: a domain error therefore leaves nothing behind, and its neighbours commit. Any other
 error rolls the whole batch back, and each step is tried again alone.
 
-Where syncing is fast, a batch would be over before a second step came. After a batch of several, the thread therefore
+Where syncing is fast, a batch would be over before a second step came. After a batch of many, the thread therefore
 waits a moment for more; a lone step never waits (docs/adr/0003-storage.md).
 """
 
@@ -31,8 +31,10 @@ __all__ = ["Step", "Writer"]
 T = TypeVar("T")
 Step = Callable[[Transaction], T]
 MAX_BATCH = 256
+COMPANY = 2
+"""Steps in a batch that are no crowd: issuing brings its requests in groups already (:mod:`handfast_ca.grouping`)."""
 LINGER = 0.002
-"""Seconds that a batch waits for company, when the last one had some."""
+"""Seconds that a batch waits for more, when the last one had more than :data:`COMPANY`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +89,7 @@ class Writer:
 
     def _gather(self) -> tuple[list[_Job], bool]:
         job = self._queue.get()
-        if self._last_batch > 1:
+        if self._last_batch > COMPANY:
             time.sleep(LINGER)
         batch: list[_Job] = []
         while job is not None:
