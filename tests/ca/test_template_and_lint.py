@@ -151,6 +151,9 @@ MUTATIONS: dict[str, Mutation] = {
     "foreign AKI": _replaced(x509.AuthorityKeyIdentifier(b"x" * 20, None, None), False),
     "foreign SKI": _replaced(x509.SubjectKeyIdentifier(b"x" * 20), False),
     "noRevAvail (D15)": _replaced(x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), b"\x05\x00"), False),
+    "an extension that nobody knows": _replaced(
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00"), False
+    ),
     "no SAN": _without(x509.SubjectAlternativeName.oid),
     "no AKI": _without(x509.AuthorityKeyIdentifier.oid),
     "no SKI": _without(x509.SubjectKeyIdentifier.oid),

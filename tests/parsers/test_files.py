@@ -178,6 +178,7 @@ BACKUP = archive({"manifest.json": MANIFEST, "ledger.db": b"ledger"})
 @example(data=archive({"manifest.json": b'{"format": 1}', "ledger.db": b""}))
 @example(data=archive({"manifest.json": b"\xff", "ledger.db": b""}))
 @example(data=archive({"ledger.db": b""}))
+@example(data=archive({"manifest.json": MANIFEST}))
 @example(data=archive({"../ledger.db": b"", "manifest.json": MANIFEST}))
 @example(data=archive({"ledger.db": b""}, kind=tarfile.SYMTYPE))
 def test_a_backup_that_is_none_is_our_error_and_no_name_in_it_leads_out(tmp_path: Path, data: bytes) -> None:

@@ -125,6 +125,9 @@ def test_a_name_that_stands_twice_is_refused_whichever_would_win(text: str) -> N
     assert "stands twice" in malformed(lambda: read_bundle_map(document.encode()))
 
 
+OTHER_KEY = json.loads(spiffe_bundle(replace(BUNDLE, roots=(TestAuthority().root,))))["keys"][0]
+
+
 def spoilt(**changes: Any) -> bytes:
     document = json.loads(spiffe_bundle(BUNDLE))
     document["keys"][0] |= changes
@@ -148,7 +151,8 @@ def spoilt(**changes: Any) -> bytes:
         spoilt(x5c=[]),
         spoilt(x5c=["rubbish"]),
         spoilt(x5c=json.loads(spiffe_bundle(BUNDLE))["keys"][0]["x5c"] * 2),
-        spoilt(x=json.loads(spiffe_bundle(replace(BUNDLE, roots=(TestAuthority().root,))))["keys"][0]["x"]),
+        spoilt(x=OTHER_KEY["x"]),
+        spoilt(x=OTHER_KEY["x"], y=OTHER_KEY["y"]),
         spoilt(kty="oct"),
         spiffe_bundle(replace(BUNDLE, roots=(AUTHORITY.issue().leaf.certificate,))),
     ],

@@ -56,7 +56,7 @@ class Carried:
 
 
 def carry_forward(source: Path, target: Path) -> Carried:
-    """The greater of both wins, row by row. Join tokens of ``target`` go: they may have been spent since."""
+    """The greater of both wins, row by row."""
     return _inside(source, lambda newer: _inside(target, lambda older: _receive(newer, older)))
 
 
@@ -70,7 +70,8 @@ def carry_recorded(recorded: Iterable[Recorded], target: Path, issuer_key_id: by
 
 def leap_numbers(target: Path, now: datetime) -> None:
     """For a ledger that came out of a backup: its next CRL is newer than any that was ever published, also by another restore
-    of the same backup, since an epoch is the time in seconds when it began (threats J9, D1).
+    of the same backup, since an epoch is the time in seconds when it began (threats J9, D1). Its join tokens go: they may
+    have been spent since (threat B1).
 
     A clock behind an earlier restore's still gives one more than ``target`` knows.
     """
@@ -114,7 +115,6 @@ def _inside(path: Path, step: Callable[[Connection], T]) -> T:
 
 
 def _receive(newer: Connection, older: Connection) -> Carried:
-    older.execute(delete(tokens))
     for table, key, rises in _KEYED:
         for row in newer.execute(select(table)).all():
             _raise_row(older, table, key, rises, dict(row._mapping))
